@@ -1,0 +1,2 @@
+//! Crash runner.
+fn main() {}
