@@ -1,1 +1,3 @@
 //! Corelog.
+
+pub mod model;
