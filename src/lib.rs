@@ -1,3 +1,4 @@
 //! Corelog.
 
+pub mod log;
 pub mod model;

@@ -1,0 +1,29 @@
+//! One partition's log on one shard: segments on disk, recent batches in memory.
+//!
+//! Knows files and record batches; not Kafka requests, not replicas. The directory is Kafka's:
+//!
+//! ```text
+//! topics/orders-0/
+//!   00000000000000000000.log .index .timeindex      a sealed segment: exact length, read-only
+//!   00000000000000051200.log .index .timeindex      the active segment: whole blocks until sealed
+//!   00000000000000051200.snapshot                   producer state of exactly the batches below 51200
+//!   leader-epoch-checkpoint  partition.metadata     as Kafka writes them
+//!   partition.state                                 our own: what a start needs without reading a log
+//! ```
+//!
+//! Invariants (bracketed ids are in the asserts):
+//! [offset-chain] log start <= last stable <= high watermark <= durable end <= log end; destaged end <=
+//! durable end. [producer-prefix] a producer state holds exactly the batches below the offset beside it.
+//! [whole-blocks] an active segment gets whole 4096-byte blocks of durable data, at aligned positions.
+//! [sealed-closed] a segment is closed for writing before anybody reads it through the page cache.
+//!
+//! Reading order: the pure parts (`offset_index`, `time_index`, `producer_state`, `leader_epochs`),
+//! then `tail`, `log`, `destage`, `read`, `recovery`.
+
+pub mod file_names;
+pub mod leader_epochs;
+pub mod offset_index;
+pub mod partition_metadata;
+pub mod producer_snapshot;
+pub mod producer_state;
+pub mod time_index;
