@@ -1,4 +1,5 @@
 //! Corelog.
 
 pub mod log;
+pub mod journal;
 pub mod model;
