@@ -1,5 +1,5 @@
 //! Corelog.
 
-pub mod log;
 pub mod journal;
+pub mod log;
 pub mod model;
