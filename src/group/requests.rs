@@ -131,7 +131,12 @@ pub struct SyncResponse {
 impl SyncResponse {
     /// A refusal.
     pub const fn refused(error: ErrorCode) -> Self {
-        Self { error, protocol_type: None, protocol_name: None, assignment: Bytes::new() }
+        Self {
+            error,
+            protocol_type: None,
+            protocol_name: None,
+            assignment: Bytes::new(),
+        }
     }
 }
 
