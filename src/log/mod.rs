@@ -20,10 +20,19 @@
 //! Reading order: the pure parts (`offset_index`, `time_index`, `producer_state`, `leader_epochs`),
 //! then `tail`, `log`, `destage`, `read`, `recovery`.
 
+pub mod checkpoint;
+pub mod error;
 pub mod file_names;
+pub mod indexer;
 pub mod leader_epochs;
 pub mod offset_index;
 pub mod partition_metadata;
 pub mod producer_snapshot;
 pub mod producer_state;
+pub mod retention;
+pub mod segments;
+pub mod settings;
 pub mod time_index;
+
+pub use self::error::{Damage, Error};
+pub use self::settings::LogSettings;

@@ -1,0 +1,137 @@
+//! What can go wrong with a log, as values that the layers above match on.
+//!
+//! Pure: no async, no clock, no IO.
+//! Promises: every damage error names the file and the position; every variant has one client answer.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::producer_state::ProducerError;
+use crate::model::ids::TopicId;
+use crate::model::offset::{FilePosition, Offset};
+use crate::model::record::RecordError;
+use crate::model::record_batch::BatchError;
+
+/// Damage that was found in a file of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The bytes are not a batch.
+    #[error("{0}")]
+    Batch(#[from] BatchError),
+    /// The batch's records are not records.
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    /// The batch's checksum does not fit its bytes.
+    #[error("the record batch has another checksum than its header says")]
+    Checksum,
+    /// The batch's offset is not the one that belongs here.
+    #[error("the record batch starts at offset {got}, expected at least {expected}")]
+    OffsetOrder {
+        /// Lowest offset that could follow.
+        expected: Offset,
+        /// The batch's base offset.
+        got: Offset,
+    },
+    /// The file is shorter than it was known to be.
+    #[error("the file ends {missing} bytes early")]
+    Short {
+        /// Bytes that are missing.
+        missing: u64,
+    },
+    /// The journal's bytes do not join those in the segment.
+    #[error("bytes are missing between here and position {next}, where the journal goes on")]
+    Gap {
+        /// Position of the next bytes that exist.
+        next: FilePosition,
+    },
+}
+
+/// Why an operation on a log failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk said no; the message names the path.
+    #[error("{0}")]
+    Io(Arc<io::Error>),
+    /// Acknowledged data is damaged; the partition is offline.
+    #[error("{path}, position {position}: {damage}")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        position: FilePosition,
+        /// What is wrong there.
+        damage: Damage,
+    },
+    /// An earlier failure keeps the log closed to what was asked.
+    #[error("the partition is offline: {0}")]
+    Offline(Arc<Error>),
+    /// The offset is not in the log.
+    #[error("offset {requested} is outside of {log_start}..={log_end}")]
+    OffsetOutOfRange {
+        /// What was asked for.
+        requested: Offset,
+        /// First readable offset.
+        log_start: Offset,
+        /// Exclusive end.
+        log_end: Offset,
+    },
+    /// The producer may not append this batch.
+    #[error("{0}")]
+    Producer(#[from] ProducerError),
+    /// The batch does not fit into a segment.
+    #[error("a batch of {size_bytes} bytes does not fit into a segment of {segment_bytes}")]
+    BatchTooLarge {
+        /// Of the batch.
+        size_bytes: usize,
+        /// `segment.bytes`.
+        segment_bytes: u64,
+    },
+    /// The batch is no batch.
+    #[error("{0}")]
+    Batch(#[from] BatchError),
+    /// The directory belongs to another topic of the same name.
+    #[error("{path} belongs to topic id {found}, expected {expected}")]
+    ForeignTopic {
+        /// The directory.
+        path: PathBuf,
+        /// In `partition.metadata`.
+        found: TopicId,
+        /// Of the topic that is to be opened.
+        expected: TopicId,
+    },
+    /// Written by a later version of this program.
+    #[error("{path} has format version {found}, this program knows {known}")]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u16,
+        /// The newest known one.
+        known: u16,
+    },
+}
+
+impl Error {
+    /// Damage at a place.
+    pub fn corrupt(path: impl Into<PathBuf>, position: FilePosition, damage: impl Into<Damage>) -> Self {
+        Self::Corrupt { path: path.into(), position, damage: damage.into() }
+    }
+
+    /// Whether room on the disk would cure it.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io(error) => {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Offline(error) => error.is_disk_full(),
+            _ => false,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(Arc::new(error))
+    }
+}
