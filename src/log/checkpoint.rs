@@ -164,7 +164,10 @@ impl LogCheckpoint {
             destaged_position: rest.u64()?,
             end_position: rest.u64()?,
             next_offset: rest.offset()?,
-            max_timestamp: MaxTimestamp { timestamp: rest.i64()?, offset: rest.offset()? },
+            max_timestamp: MaxTimestamp {
+                timestamp: rest.i64()?,
+                offset: rest.offset()?,
+            },
             first_timestamp: Some(rest.i64()?).filter(|timestamp| *timestamp >= 0),
             truncations: rest.u64()?,
             offset_index_entries,
@@ -175,7 +178,10 @@ impl LogCheckpoint {
         let mut epochs = Vec::new();
         for _ in 0..epoch_count {
             let epoch = LeaderEpoch(rest.i32()?);
-            epochs.push(EpochStart { epoch, start_offset: rest.offset()? });
+            epochs.push(EpochStart {
+                epoch,
+                start_offset: rest.offset()?,
+            });
         }
         checkpoint.epochs = LeaderEpochs::from_entries(epochs).ok_or(CheckpointError::Form)?;
         for _ in 0..producer_count {
@@ -185,7 +191,11 @@ impl LogCheckpoint {
         if !rest.rest.is_empty() {
             return Err(CheckpointError::Length);
         }
-        if checkpoint.is_sound() { Ok(checkpoint) } else { Err(CheckpointError::Form) }
+        if checkpoint.is_sound() {
+            Ok(checkpoint)
+        } else {
+            Err(CheckpointError::Form)
+        }
     }
 
     fn is_sound(&self) -> bool {
@@ -243,7 +253,9 @@ pub const fn align_up(position: FilePosition) -> FilePosition {
 const ALIGNMENT: u64 = ALIGNMENT_BYTES as u64;
 
 fn count(items: usize) -> [u8; 4] {
-    u32::try_from(items).expect("[checkpoint-size] counts are below 2^32").to_le_bytes()
+    u32::try_from(items)
+        .expect("[checkpoint-size] counts are below 2^32")
+        .to_le_bytes()
 }
 
 fn encode_producer(out: &mut Vec<u8>, id: ProducerId, entry: &ProducerEntry) {
@@ -279,7 +291,12 @@ fn decode_producer(rest: &mut Reader<'_>) -> Result<(ProducerId, ProducerEntry),
         if offset_delta < 0 || last_offset.get() < i64::from(offset_delta) || last_sequence < 0 {
             return Err(CheckpointError::Form);
         }
-        entry.batches.push(CachedBatch { last_sequence, last_offset, offset_delta, timestamp });
+        entry.batches.push(CachedBatch {
+            last_sequence,
+            last_offset,
+            offset_delta,
+            timestamp,
+        });
     }
     Ok((id, entry))
 }
@@ -290,7 +307,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], CheckpointError> {
-        let (head, tail) = self.rest.split_first_chunk::<N>().ok_or(CheckpointError::Length)?;
+        let (head, tail) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(CheckpointError::Length)?;
         self.rest = tail;
         Ok(*head)
     }
@@ -334,7 +354,10 @@ mod tests {
             destaged_position: 0x1000,
             end_position: 0x0ff0,
             next_offset: Offset::new(0x20),
-            max_timestamp: MaxTimestamp { timestamp: 0x55, offset: Offset::new(0x1f) },
+            max_timestamp: MaxTimestamp {
+                timestamp: 0x55,
+                offset: Offset::new(0x1f),
+            },
             first_timestamp: Some(0x44),
             truncations: 2,
             offset_index_entries: 7,
@@ -350,7 +373,9 @@ mod tests {
     #[test]
     fn golden_bytes_are_the_documented_ones() {
         let record = sample().encode();
-        let mut golden = vec![1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0];
+        let mut golden = vec![
+            1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0,
+        ];
         for number in [3_u64, 0x10, 0x1000, 0x0ff0, 0x20, 0x55, 0x1f, 0x44, 2] {
             golden.extend_from_slice(&number.to_le_bytes());
         }
@@ -387,7 +412,10 @@ mod tests {
     fn record_of_a_later_version_is_refused_by_number() {
         let mut record = sample().encode();
         record[0] = 2;
-        assert_eq!(LogCheckpoint::decode(&record), Err(CheckpointError::Version { found: 2 }));
+        assert_eq!(
+            LogCheckpoint::decode(&record),
+            Err(CheckpointError::Version { found: 2 })
+        );
     }
 
     proptest! {

@@ -114,15 +114,26 @@ pub enum Error {
 
 impl Error {
     /// Damage at a place.
-    pub fn corrupt(path: impl Into<PathBuf>, position: FilePosition, damage: impl Into<Damage>) -> Self {
-        Self::Corrupt { path: path.into(), position, damage: damage.into() }
+    pub fn corrupt(
+        path: impl Into<PathBuf>,
+        position: FilePosition,
+        damage: impl Into<Damage>,
+    ) -> Self {
+        Self::Corrupt {
+            path: path.into(),
+            position,
+            damage: damage.into(),
+        }
     }
 
     /// Whether room on the disk would cure it.
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Io(error) => {
-                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
             }
             Self::Offline(error) => error.is_disk_full(),
             _ => false,

@@ -20,12 +20,18 @@ pub struct MaxTimestamp {
 
 impl MaxTimestamp {
     /// Of no batch at all.
-    pub const NONE: Self = Self { timestamp: -1, offset: Offset::NONE };
+    pub const NONE: Self = Self {
+        timestamp: -1,
+        offset: Offset::NONE,
+    };
 
     /// Takes in one more batch.
     pub fn include(&mut self, header: &BatchHeader) {
         if header.max_timestamp > self.timestamp {
-            *self = Self { timestamp: header.max_timestamp, offset: header.last_offset() };
+            *self = Self {
+                timestamp: header.max_timestamp,
+                offset: header.last_offset(),
+            };
         }
     }
 }
@@ -64,7 +70,14 @@ impl Indexer {
     ) -> Self {
         let last = offsets.last().map_or(0, |entry| u64::from(entry.position));
         let bytes_since_entry = end_position.saturating_sub(last);
-        Self { base, interval_bytes, bytes_since_entry, max_timestamp, offsets, times }
+        Self {
+            base,
+            interval_bytes,
+            bytes_since_entry,
+            max_timestamp,
+            offsets,
+            times,
+        }
     }
 
     /// Takes in the batch at `position`.
@@ -75,7 +88,10 @@ impl Indexer {
             if let (Some(relative_offset), Ok(position)) =
                 (last.delta_from(self.base), u32::try_from(position))
             {
-                self.offsets.push(OffsetEntry { relative_offset, position });
+                self.offsets.push(OffsetEntry {
+                    relative_offset,
+                    position,
+                });
             }
             self.push_time();
             self.bytes_since_entry = 0;
@@ -91,7 +107,10 @@ impl Indexer {
     fn push_time(&mut self) {
         let MaxTimestamp { timestamp, offset } = self.max_timestamp;
         if let Some(relative_offset) = offset.delta_from(self.base) {
-            self.times.push_if_later(TimeEntry { timestamp, relative_offset });
+            self.times.push_if_later(TimeEntry {
+                timestamp,
+                relative_offset,
+            });
         }
     }
 
@@ -144,20 +163,40 @@ mod tests {
         let (offsets, times) = indexer.clone().into_indexes();
         let expected: Vec<u8> = [2, 4, 6, 8]
             .into_iter()
-            .flat_map(|n| OffsetEntry { relative_offset: n, position: n * size }.encode())
+            .flat_map(|n| {
+                OffsetEntry {
+                    relative_offset: n,
+                    position: n * size,
+                }
+                .encode()
+            })
             .collect();
         assert_eq!(offsets.encode_from(0), expected);
         let expected: Vec<u8> = [(12, 2), (14, 4)]
             .into_iter()
-            .flat_map(|(timestamp, relative_offset)| TimeEntry { timestamp, relative_offset }.encode())
+            .flat_map(|(timestamp, relative_offset)| {
+                TimeEntry {
+                    timestamp,
+                    relative_offset,
+                }
+                .encode()
+            })
             .collect();
         assert_eq!(times.encode_from(0), expected);
-        assert_eq!(indexer.max_timestamp(), MaxTimestamp { timestamp: 14, offset: Offset::new(104) });
+        assert_eq!(
+            indexer.max_timestamp(),
+            MaxTimestamp {
+                timestamp: 14,
+                offset: Offset::new(104)
+            }
+        );
     }
 
     #[test]
     fn resuming_anywhere_gives_the_same_entries() {
-        let headers: Vec<_> = (0..40).map(|n| header(n, n % 7 + n / 3, 500 + 300 * (n % 4) as usize)).collect();
+        let headers: Vec<_> = (0..40)
+            .map(|n| header(n, n % 7 + n / 3, 500 + 300 * (n % 4) as usize))
+            .collect();
         let mut whole = Indexer::new(Offset::ZERO, 4096);
         let mut positions = vec![0_u64];
         for header in &headers {
@@ -171,7 +210,13 @@ mod tests {
                 first.push(&headers[at], positions[at]);
             }
             let max = first.max_timestamp();
-            let mut rest = Indexer::resume(Offset::ZERO, 4096, positions[cut], max, first.into_indexes());
+            let mut rest = Indexer::resume(
+                Offset::ZERO,
+                4096,
+                positions[cut],
+                max,
+                first.into_indexes(),
+            );
             for at in cut..headers.len() {
                 rest.push(&headers[at], positions[at]);
             }

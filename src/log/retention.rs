@@ -40,7 +40,9 @@ pub fn choose(
         return None;
     }
     let total: u64 = segments.iter().map(|segment| segment.size_bytes).sum();
-    let mut excess = settings.retention_bytes.map_or(0, |limit| total.saturating_sub(limit));
+    let mut excess = settings
+        .retention_bytes
+        .map_or(0, |limit| total.saturating_sub(limit));
     let mut expired = None;
     for segment in segments {
         if segment.size_bytes == 0 || segment.next_offset > high_watermark {
@@ -55,7 +57,10 @@ pub fn choose(
         }
         excess = excess.saturating_sub(segment.size_bytes);
         let log_start = segment.next_offset;
-        expired = Some(Expired { log_start, rolls_active: segment.is_active });
+        expired = Some(Expired {
+            log_start,
+            rolls_active: segment.is_active,
+        });
     }
     expired
 }
@@ -81,7 +86,11 @@ mod tests {
     }
 
     fn settings(retention_ms: Option<i64>, retention_bytes: Option<u64>) -> LogSettings {
-        LogSettings { retention_ms, retention_bytes, ..LogSettings::default() }
+        LogSettings {
+            retention_ms,
+            retention_bytes,
+            ..LogSettings::default()
+        }
     }
 
     fn log_start(expired: Option<Expired>) -> Option<i64> {
@@ -90,12 +99,25 @@ mod tests {
 
     #[test]
     fn age_removes_from_the_front_up_to_the_first_young_segment() {
-        let segments = facts(&[(10, 100, 50), (20, 100, 200), (30, 100, 60), (40, 100, 1000)]);
+        let segments = facts(&[
+            (10, 100, 50),
+            (20, 100, 200),
+            (30, 100, 60),
+            (40, 100, 1000),
+        ]);
         let by_age = |ms| choose(&segments, &settings(Some(ms), None), Offset::new(40), 1000);
         assert_eq!(log_start(by_age(900)), Some(10));
         assert_eq!(log_start(by_age(799)), Some(30));
         assert_eq!(log_start(by_age(950)), None);
-        assert_eq!(log_start(choose(&segments, &settings(None, None), Offset::new(40), i64::MAX)), None);
+        assert_eq!(
+            log_start(choose(
+                &segments,
+                &settings(None, None),
+                Offset::new(40),
+                i64::MAX
+            )),
+            None
+        );
     }
 
     #[test]
@@ -114,18 +136,30 @@ mod tests {
     fn an_active_segment_of_old_data_is_rolled_and_goes() {
         let segments = facts(&[(10, 100, 1), (20, 100, 1)]);
         let expired = choose(&segments, &settings(Some(5), None), Offset::new(20), 100);
-        assert_eq!(expired, Some(Expired { log_start: Offset::new(20), rolls_active: true }));
+        assert_eq!(
+            expired,
+            Some(Expired {
+                log_start: Offset::new(20),
+                rolls_active: true
+            })
+        );
         // but not what is not replicated yet, and not an empty one
         let expired = choose(&segments, &settings(Some(5), None), Offset::new(15), 100);
         assert_eq!(log_start(expired), Some(10));
         let empty = facts(&[(20, 0, -1)]);
-        assert_eq!(choose(&empty, &settings(Some(5), Some(0)), Offset::new(20), 100), None);
+        assert_eq!(
+            choose(&empty, &settings(Some(5), Some(0)), Offset::new(20), 100),
+            None
+        );
     }
 
     #[test]
     fn compacted_topics_lose_nothing() {
         let segments = facts(&[(10, 100, 1), (20, 100, 1)]);
-        let keep = LogSettings { deletes: false, ..settings(Some(1), Some(0)) };
+        let keep = LogSettings {
+            deletes: false,
+            ..settings(Some(1), Some(0))
+        };
         assert_eq!(choose(&segments, &keep, Offset::new(20), i64::MAX), None);
     }
 

@@ -37,7 +37,10 @@ impl Segments {
                 "[segments-ordered] {segment:?} behind {last:?}"
             );
         }
-        assert!(segment.base_offset <= segment.next_offset, "[segments-ordered] {segment:?}");
+        assert!(
+            segment.base_offset <= segment.next_offset,
+            "[segments-ordered] {segment:?}"
+        );
         self.by_base.insert(segment.base_offset, segment);
     }
 
@@ -92,7 +95,10 @@ impl Segments {
 
     /// Length of all segments together.
     pub fn size_bytes(&self) -> u64 {
-        self.by_base.values().map(|segment| segment.size_bytes).sum()
+        self.by_base
+            .values()
+            .map(|segment| segment.size_bytes)
+            .sum()
     }
 }
 
@@ -114,7 +120,9 @@ mod tests {
     }
 
     fn floor(segments: &Segments, offset: i64) -> Option<i64> {
-        segments.floor(Offset::new(offset)).map(|segment| segment.base_offset.get())
+        segments
+            .floor(Offset::new(offset))
+            .map(|segment| segment.base_offset.get())
     }
 
     #[test]
@@ -132,7 +140,13 @@ mod tests {
         let mut segments = segments(&[10, 20, 35, 40]);
         assert_eq!(segments.retire_below(Offset::new(19)), []);
         let retired = segments.retire_below(Offset::new(36));
-        assert_eq!(retired.iter().map(|s| s.base_offset.get()).collect::<Vec<_>>(), [10, 20]);
+        assert_eq!(
+            retired
+                .iter()
+                .map(|s| s.base_offset.get())
+                .collect::<Vec<_>>(),
+            [10, 20]
+        );
         assert_eq!((segments.count(), segments.size_bytes()), (1, 100));
     }
 
