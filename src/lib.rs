@@ -1,5 +1,7 @@
 //! Corelog.
 
+pub mod commands;
+pub mod config;
 pub mod group;
 pub mod journal;
 pub mod log;

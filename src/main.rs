@@ -1,3 +1,7 @@
-//! The `corelog` binary.
+//! The `corelog` binary: parses the command line, runs one command, returns its exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    corelog::commands::run(std::env::args_os())
+}
