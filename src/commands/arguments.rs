@@ -109,7 +109,9 @@ pub struct ServeArguments {
 impl ServeArguments {
     /// The dedicated flags that were given: flag, setting name, value.
     pub fn settings(&self) -> impl Iterator<Item = (&'static str, &'static str, &str)> {
-        let volatile = self.allow_volatile.then_some(("--allow-volatile", "allow.volatile", "true"));
+        let volatile =
+            self.allow_volatile
+                .then_some(("--allow-volatile", "allow.volatile", "true"));
         let texts = [
             ("--data-dir", "data.dir", &self.data_dir),
             ("--listen", "listen", &self.listen),
@@ -117,13 +119,21 @@ impl ServeArguments {
             ("--node-id", "node.id", &self.node_id),
             ("--cores", "cores", &self.cores),
             ("--admin", "admin", &self.admin),
-            ("--memory-per-shard", "memory.per.shard", &self.memory_per_shard),
+            (
+                "--memory-per-shard",
+                "memory.per.shard",
+                &self.memory_per_shard,
+            ),
             ("--journal-size", "journal.size", &self.journal_size),
             ("--ring-depth", "ring.depth", &self.ring_depth),
             ("--spin", "spin", &self.spin),
             ("--commit-bytes", "commit.bytes", &self.commit_bytes),
             ("--commit-delay", "commit.delay", &self.commit_delay),
-            ("--writes-in-flight", "writes.in.flight", &self.writes_in_flight),
+            (
+                "--writes-in-flight",
+                "writes.in.flight",
+                &self.writes_in_flight,
+            ),
             ("--destage-size", "destage.size", &self.destage_size),
             ("--shares", "shares", &self.shares),
             ("--log-level", "log.level", &self.log_level),

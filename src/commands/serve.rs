@@ -12,7 +12,10 @@ use crate::config::layers::{Settings, Source};
 
 /// Runs the broker until it is told to stop.
 pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
-    let path = arguments.config.clone().or_else(|| Some(std::env::var_os("CORELOG_CONFIG")?.into()));
+    let path = arguments
+        .config
+        .clone()
+        .or_else(|| Some(std::env::var_os("CORELOG_CONFIG")?.into()));
     let file = path.map(read_file).transpose()?;
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -42,21 +45,32 @@ fn gather(
     settings.set_environment(environment).map_err(refused)?;
     for assignment in &arguments.set {
         let Some((name, value)) = assignment.split_once('=') else {
-            return Err(Failure::Usage(format!("--set {assignment}: expected NAME=VALUE")));
+            return Err(Failure::Usage(format!(
+                "--set {assignment}: expected NAME=VALUE"
+            )));
         };
-        settings.set(name.trim(), value, Source::Flag, "--set").map_err(refused)?;
+        settings
+            .set(name.trim(), value, Source::Flag, "--set")
+            .map_err(refused)?;
     }
     for (flag, name, value) in arguments.settings() {
-        settings.set(name, value, Source::Flag, flag).map_err(refused)?;
+        settings
+            .set(name, value, Source::Flag, flag)
+            .map_err(refused)?;
     }
     BrokerConfig::new(settings).map_err(refused)
 }
 
 /// Hands over to the broker's composition root.
-#[expect(clippy::needless_pass_by_value, reason = "the broker keeps the configuration")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the broker keeps the configuration"
+)]
 fn start_broker(config: BrokerConfig) -> Result<(), Failure> {
     let directory = config.data_dir.display();
-    Err(Failure::Failed(format!("{directory}: this build contains no broker")))
+    Err(Failure::Failed(format!(
+        "{directory}: this build contains no broker"
+    )))
 }
 
 #[cfg(test)]
@@ -73,11 +87,19 @@ mod tests {
     ) -> Result<BrokerConfig, String> {
         let typed = ["corelog", "serve"].iter().chain(flags);
         let parsed = Arguments::try_parse_from(typed).map_err(|error| error.to_string())?;
-        let Command::Serve(arguments) = parsed.command else { panic!("serve") };
-        let variables: Vec<(String, String)> =
-            variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        gather(&arguments, Some(("f.toml".into(), file.into())), variables.into_iter())
-            .map_err(|failure| failure.to_string())
+        let Command::Serve(arguments) = parsed.command else {
+            panic!("serve")
+        };
+        let variables: Vec<(String, String)> = variables
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect();
+        gather(
+            &arguments,
+            Some(("f.toml".into(), file.into())),
+            variables.into_iter(),
+        )
+        .map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -112,7 +134,10 @@ mod tests {
             ("--log-level", "debug"),
             ("--log-format", "json"),
         ];
-        let mut typed: Vec<&str> = flags.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
+        let mut typed: Vec<&str> = flags
+            .iter()
+            .flat_map(|(flag, value)| [*flag, *value])
+            .collect();
         typed.push("--allow-volatile");
         let config = serve(&typed, "", &[]).expect("valid");
         for (flag, value) in flags {
@@ -132,9 +157,15 @@ mod tests {
              expected a whole number, 1 to 10000"
         );
         let error = serve(&["--spin", "fast"], "", &[]).expect_err("not a time");
-        assert!(error.starts_with("setting `spin` = `fast` (--spin)"), "{error}");
+        assert!(
+            error.starts_with("setting `spin` = `fast` (--spin)"),
+            "{error}"
+        );
         let error = serve(&["--set", "no.such=1"], "", &[]).expect_err("unknown");
-        assert!(error.starts_with("unknown setting `no.such` = `1` (--set)"), "{error}");
+        assert!(
+            error.starts_with("unknown setting `no.such` = `1` (--set)"),
+            "{error}"
+        );
         let error = serve(&["--set", "num.partitions"], "", &[]).expect_err("no value");
         assert_eq!(error, "--set num.partitions: expected NAME=VALUE");
     }

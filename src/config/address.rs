@@ -37,7 +37,10 @@ impl HostPort {
         if !is_name && host.parse::<IpAddr>().is_err() {
             return None;
         }
-        Some(Self { host: host.to_owned(), port })
+        Some(Self {
+            host: host.to_owned(),
+            port,
+        })
     }
 
     /// The host as an address, when it is one.
@@ -132,20 +135,34 @@ mod tests {
     fn addresses_take_names_v4_v6_and_kafkas_form() {
         assert_eq!(parsed("127.0.0.1:9092"), Some(("127.0.0.1".into(), 9092)));
         assert_eq!(parsed("[::1]:9092"), Some(("::1".into(), 9092)));
-        assert_eq!(parsed("PLAINTEXT://broker-1.lan:19092"), Some(("broker-1.lan".into(), 19_092)));
+        assert_eq!(
+            parsed("PLAINTEXT://broker-1.lan:19092"),
+            Some(("broker-1.lan".into(), 19_092))
+        );
         assert_eq!(parsed(":9092"), Some(("::".into(), 9092)));
     }
 
     #[test]
     fn addresses_without_port_or_with_another_protocol_are_refused() {
-        for text in ["localhost", "host:", "host:70000", "SSL://h:1", "[h]:1", "a b:1", ""] {
+        for text in [
+            "localhost",
+            "host:",
+            "host:70000",
+            "SSL://h:1",
+            "[h]:1",
+            "a b:1",
+            "",
+        ] {
             assert_eq!(parsed(text), None, "{text}");
         }
     }
 
     #[test]
     fn a_v6_address_is_printed_in_brackets() {
-        let address = HostPort { host: "::1".into(), port: 9092 };
+        let address = HostPort {
+            host: "::1".into(),
+            port: 9092,
+        };
         assert_eq!(address.to_string(), "[::1]:9092");
         assert_eq!(HostPort::parse(&address.to_string()), Some(address));
     }

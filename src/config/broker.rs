@@ -77,7 +77,9 @@ impl Default for BrokerConfig {
 impl BrokerConfig {
     /// Checks the relations between settings and builds the typed form.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let reader = Reader { settings: &settings };
+        let reader = Reader {
+            settings: &settings,
+        };
         let idle = reader.integer("connections.max.idle.ms");
         let config = Self {
             node_id: reader.number("node.id"),
@@ -112,8 +114,7 @@ impl BrokerConfig {
             group_max_session_timeout: reader.millis("group.max.session.timeout.ms"),
             group_max_size: reader.number("group.max.size"),
             offsets_retention: reader.minutes("offsets.retention.minutes"),
-            offsets_retention_check_interval: reader
-                .millis("offsets.retention.check.interval.ms"),
+            offsets_retention_check_interval: reader.millis("offsets.retention.check.interval.ms"),
             offsets_topic_num_partitions: reader.number("offsets.topic.num.partitions"),
             offset_metadata_max_bytes: reader.number("offset.metadata.max.bytes"),
             socket_request_max_bytes: reader.number("socket.request.max.bytes"),
@@ -168,14 +169,24 @@ impl BrokerConfig {
 
     fn check_relations(&self) -> Result<(), Error> {
         let conflict = |name: &str, value: String, reason: String| {
-            Err(Error::Conflict { name: name.to_owned(), value, reason })
+            Err(Error::Conflict {
+                name: name.to_owned(),
+                value,
+                reason,
+            })
         };
-        let (shortest, longest) = (self.group_min_session_timeout, self.group_max_session_timeout);
+        let (shortest, longest) = (
+            self.group_min_session_timeout,
+            self.group_max_session_timeout,
+        );
         if shortest > longest {
             return conflict(
                 "group.min.session.timeout.ms",
                 shortest.as_millis().to_string(),
-                format!("it exceeds `group.max.session.timeout.ms` = `{}`", longest.as_millis()),
+                format!(
+                    "it exceeds `group.max.session.timeout.ms` = `{}`",
+                    longest.as_millis()
+                ),
             );
         }
         let topics = super::topic::TopicConfig::defaults(self);
@@ -188,13 +199,21 @@ impl BrokerConfig {
             );
         }
         if self.data_dir.as_os_str().is_empty() {
-            return conflict("data.dir", String::new(), "it must name a directory".to_owned());
+            return conflict(
+                "data.dir",
+                String::new(),
+                "it must name a directory".to_owned(),
+            );
         }
         if let Some(admin) = &self.admin
             && admin.port != 0
             && self.listen.iter().any(|listen| same_address(listen, admin))
         {
-            return conflict("admin", admin.to_string(), "`listen` has the same".to_owned());
+            return conflict(
+                "admin",
+                admin.to_string(),
+                "`listen` has the same".to_owned(),
+            );
         }
         if let Some(id) = &self.cluster_id
             && (id.is_empty() || id.len() > CLUSTER_ID_LENGTH_MAX || !id.is_ascii())
@@ -254,7 +273,9 @@ impl Reader<'_> {
 
     fn number<T: TryFrom<i64>>(&self, key: &str) -> T {
         let number = self.integer(key);
-        T::try_from(number).ok().expect("the row's range fits the field's type")
+        T::try_from(number)
+            .ok()
+            .expect("the row's range fits the field's type")
     }
 
     fn unsigned(&self, key: &str) -> u64 {
@@ -363,7 +384,9 @@ mod tests {
             };
             for number in [min, max] {
                 let mut settings = Settings::default();
-                settings.set(row.key, &number.to_string(), Source::Flag, "t").expect("in range");
+                settings
+                    .set(row.key, &number.to_string(), Source::Flag, "t")
+                    .expect("in range");
                 // relations may refuse the extreme value; the conversion must not panic
                 let _ = BrokerConfig::new(settings);
             }
@@ -382,7 +405,10 @@ mod tests {
         assert_eq!(wildcard.advertised(), Advertised::AsConnected);
         assert_eq!(wildcard.exposed().count(), 1);
         let named = config(&[("listen", "broker-1:9092")]).expect("valid");
-        let fixed = Advertised::Fixed(HostPort { host: "broker-1".into(), port: 9092 });
+        let fixed = Advertised::Fixed(HostPort {
+            host: "broker-1".into(),
+            port: 9092,
+        });
         assert_eq!(named.advertised(), fixed);
     }
 
@@ -395,7 +421,10 @@ mod tests {
              it exceeds `group.max.session.timeout.ms` = `1800000`"
         );
         for flags in [
-            [("message.max.bytes", "2000000"), ("socket.request.max.bytes", "1000000")],
+            [
+                ("message.max.bytes", "2000000"),
+                ("socket.request.max.bytes", "1000000"),
+            ],
             [("listen", "127.0.0.1:9644"), ("node.id", "1")],
             [("data.dir", ""), ("node.id", "1")],
         ] {
@@ -408,7 +437,10 @@ mod tests {
         let start = config(&[("log.retention.ms", "1000")]).expect("valid");
         let altered = [(Source::Altered, "log.retention.ms", "5")];
         let first = start.with_altered(altered.into_iter()).expect("live");
-        assert_eq!(first.settings().text("log.retention.ms"), Some((Source::Altered, "5")));
+        assert_eq!(
+            first.settings().text("log.retention.ms"),
+            Some((Source::Altered, "5"))
+        );
         let second = first.with_altered(std::iter::empty()).expect("live");
         assert_eq!(second, start);
         let altered = [(Source::Altered, "node.id", "5")];
@@ -418,7 +450,11 @@ mod tests {
     #[test]
     fn settings_without_effect_are_named_for_a_warning() {
         let config = config(&[("num.io.threads", "8"), ("node.id", "3")]).expect("valid");
-        let names: Vec<_> = config.settings().without_effect().map(|(name, _)| name).collect();
+        let names: Vec<_> = config
+            .settings()
+            .without_effect()
+            .map(|(name, _)| name)
+            .collect();
         assert_eq!(names, ["num.io.threads"]);
     }
 }

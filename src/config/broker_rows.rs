@@ -41,11 +41,17 @@ const fn row(
 }
 
 const fn unset(row: Row) -> Row {
-    Row { default: None, ..row }
+    Row {
+        default: None,
+        ..row
+    }
 }
 
 const fn live(row: Row) -> Row {
-    Row { change: Change::Live, ..row }
+    Row {
+        change: Change::Live,
+        ..row
+    }
 }
 
 const fn also(aliases: &'static [&'static str], row: Row) -> Row {
@@ -54,12 +60,30 @@ const fn also(aliases: &'static [&'static str], row: Row) -> Row {
 
 /// All active broker settings.
 pub static SECTIONS: &[Section] = &[
-    Section { title: "This broker", rows: BROKER },
-    Section { title: "Cores, memory, journal", rows: CORES },
-    Section { title: "Topics", rows: TOPICS },
-    Section { title: "Defaults of topic settings", rows: TOPIC_DEFAULTS },
-    Section { title: "Groups and offsets", rows: GROUPS },
-    Section { title: "Connections, requests, producers", rows: REQUESTS },
+    Section {
+        title: "This broker",
+        rows: BROKER,
+    },
+    Section {
+        title: "Cores, memory, journal",
+        rows: CORES,
+    },
+    Section {
+        title: "Topics",
+        rows: TOPICS,
+    },
+    Section {
+        title: "Defaults of topic settings",
+        rows: TOPIC_DEFAULTS,
+    },
+    Section {
+        title: "Groups and offsets",
+        rows: GROUPS,
+    },
+    Section {
+        title: "Connections, requests, producers",
+        rows: REQUESTS,
+    },
 ];
 
 static BROKER: &[Row] = &[

@@ -60,9 +60,9 @@ pub fn row_doc(row: &Row) -> String {
 }
 
 fn described(row: &Row, synonyms: Vec<DescribedSynonym>) -> Described {
-    let (value, source) = synonyms
-        .first()
-        .map_or((None, Source::Default), |first| (first.value.clone(), first.source));
+    let (value, source) = synonyms.first().map_or((None, Source::Default), |first| {
+        (first.value.clone(), first.source)
+    });
     Described {
         name: row.key,
         value,
@@ -112,13 +112,13 @@ pub fn describe_topic(config: &BrokerConfig, overrides: &TopicOverrides) -> Vec<
                 value: Some(text.to_owned()),
                 source: Source::Topic,
             });
-            let behind = topic::synonym_texts(row, config).into_iter().map(|synonym| {
-                DescribedSynonym {
+            let behind = topic::synonym_texts(row, config)
+                .into_iter()
+                .map(|synonym| DescribedSynonym {
                     name: synonym.name,
                     value: Some(synonym.text),
                     source: synonym.source,
-                }
-            });
+                });
             let mut synonyms: Vec<DescribedSynonym> = own.into_iter().chain(behind).collect();
             if row.synonyms.is_empty() {
                 synonyms.push(default_of(row));
@@ -154,8 +154,12 @@ mod tests {
 
     fn broker() -> BrokerConfig {
         let mut settings = Settings::default();
-        settings.set_file("log.retention.hours = 2", "f").expect("valid");
-        settings.set("log.retention.ms", "9", Source::Flag, "--set").expect("valid");
+        settings
+            .set_file("log.retention.hours = 2", "f")
+            .expect("valid");
+        settings
+            .set("log.retention.ms", "9", Source::Flag, "--set")
+            .expect("valid");
         BrokerConfig::new(settings).expect("valid")
     }
 
@@ -213,6 +217,10 @@ mod tests {
         let flush = named(&rows, "flush.ms");
         assert_eq!(flush.value.as_deref(), Some("7"));
         assert!(!flush.has_effect);
-        assert!(flush.doc.starts_with("No effect in Corelog"), "{}", flush.doc);
+        assert!(
+            flush.doc.starts_with("No effect in Corelog"),
+            "{}",
+            flush.doc
+        );
     }
 }

@@ -51,7 +51,10 @@ pub fn markdown() -> String {
         ("Broker", inert::BROKER_ROWS),
         ("Group", inert::GROUP_ROWS),
     ] {
-        let _ = write!(page, "\n### {title}\n\n| setting | why it has no effect |\n|---|---|\n");
+        let _ = write!(
+            page,
+            "\n### {title}\n\n| setting | why it has no effect |\n|---|---|\n"
+        );
         for row in rows {
             let _ = writeln!(page, "| `{}` | {} |", row.key, row.doc);
         }
@@ -63,10 +66,16 @@ fn active_table(page: &mut String, rows: &[Row]) {
     page.push_str("| setting | what it does | type and range | default | takes hold |\n");
     page.push_str("|---|---|---|---|---|\n");
     for row in rows {
-        let aliases: String =
-            row.aliases.iter().map(|alias| format!("<br>also `{alias}`")).collect();
-        let behind: Vec<String> =
-            row.synonyms.iter().map(|synonym| format!("`{}`", synonym.broker_key)).collect();
+        let aliases: String = row
+            .aliases
+            .iter()
+            .map(|alias| format!("<br>also `{alias}`"))
+            .collect();
+        let behind: Vec<String> = row
+            .synonyms
+            .iter()
+            .map(|synonym| format!("`{}`", synonym.broker_key))
+            .collect();
         let default = match (row.default, behind.is_empty()) {
             (None, _) => "not set".to_owned(),
             (Some(text), true) => format!("`{text}`"),
@@ -100,7 +109,9 @@ mod tests {
         let page = markdown();
         let rows = super::super::layers::all_rows().map(|row| row.key);
         for key in rows {
-            let lines = page.lines().filter(|line| line.starts_with(&format!("| `{key}`")));
+            let lines = page
+                .lines()
+                .filter(|line| line.starts_with(&format!("| `{key}`")));
             let expected = 1 + usize::from(super::super::topic::find_row(key).is_some());
             assert_eq!(lines.count(), expected, "{key}");
         }

@@ -75,17 +75,22 @@ impl Settings {
     ) -> Result<(), Error> {
         let row = find_row(name).ok_or_else(|| unknown(name, value, origin))?;
         check(row, name, value, origin)?;
-        self.texts.entry(row.key).or_default().insert(source, value.trim().to_owned());
+        self.texts
+            .entry(row.key)
+            .or_default()
+            .insert(source, value.trim().to_owned());
         Ok(())
     }
 
     /// Takes a whole TOML file. Tables are dots: `[log.retention] hours = 1` and
     /// `log.retention.hours = 1` are the same.
     pub fn set_file(&mut self, text: &str, origin: &str) -> Result<(), Error> {
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| Error::Syntax {
-            origin: origin.to_owned(),
-            reason: error.to_string().trim_end().replace('\n', " "),
-        })?;
+        let table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| Error::Syntax {
+                origin: origin.to_owned(),
+                reason: error.to_string().trim_end().replace('\n', " "),
+            })?;
         let mut found = Vec::new();
         flatten("", &table, origin, &mut found)?;
         let mut seen = BTreeMap::new();
@@ -135,20 +140,28 @@ impl Settings {
     /// The text in force and its source; `None` when no source sets the row.
     pub fn text(&self, key: &str) -> Option<(Source, &str)> {
         let by_source = self.texts.get(key)?;
-        by_source.last_key_value().map(|(source, text)| (*source, text.as_str()))
+        by_source
+            .last_key_value()
+            .map(|(source, text)| (*source, text.as_str()))
     }
 
     /// All texts of the setting, the one in force first.
     pub fn texts(&self, key: &str) -> impl Iterator<Item = (Source, &str)> {
         let by_source = self.texts.get(key).into_iter().flatten();
-        by_source.rev().map(|(source, text)| (*source, text.as_str()))
+        by_source
+            .rev()
+            .map(|(source, text)| (*source, text.as_str()))
     }
 
     /// The value in force.
     pub fn value(&self, row: &Row) -> Value {
         self.text(row.key).map_or_else(
             || row.default_value(),
-            |(_, text)| row.kind.parse(text).expect("[config-one-table] set() has parsed it"),
+            |(_, text)| {
+                row.kind
+                    .parse(text)
+                    .expect("[config-one-table] set() has parsed it")
+            },
         )
     }
 
@@ -199,7 +212,11 @@ fn flatten(
     into: &mut Vec<(String, String)>,
 ) -> Result<(), Error> {
     for (key, value) in table {
-        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let name = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
         match value {
             toml::Value::Table(inner) => flatten(&name, inner, origin, into)?,
             toml::Value::Array(items) => {
@@ -244,42 +261,65 @@ mod tests {
     #[test]
     fn the_later_source_wins_whatever_the_order_of_reading() {
         let mut settings = Settings::default();
-        settings.set("num.partitions", "4", Source::Flag, "--set").expect("valid");
-        settings.set_file("num.partitions = 2", "f.toml").expect("valid");
+        settings
+            .set("num.partitions", "4", Source::Flag, "--set")
+            .expect("valid");
+        settings
+            .set_file("num.partitions = 2", "f.toml")
+            .expect("valid");
         let variables = [("CORELOG_NUM_PARTITIONS".to_owned(), "3".to_owned())];
-        settings.set_environment(variables.into_iter()).expect("valid");
+        settings
+            .set_environment(variables.into_iter())
+            .expect("valid");
         assert_eq!(number(&settings, "num.partitions"), Value::Integer(4));
-        let sources: Vec<Source> =
-            settings.texts("num.partitions").map(|(source, _)| source).collect();
+        let sources: Vec<Source> = settings
+            .texts("num.partitions")
+            .map(|(source, _)| source)
+            .collect();
         assert_eq!(sources, [Source::Flag, Source::Environment, Source::File]);
     }
 
     #[test]
     fn dotted_keys_and_tables_of_a_file_are_the_same() {
         let mut dotted = Settings::default();
-        dotted.set_file("log.retention.hours = 5\nlisten = [\"a:1\", \"b:2\"]", "f").expect("ok");
+        dotted
+            .set_file("log.retention.hours = 5\nlisten = [\"a:1\", \"b:2\"]", "f")
+            .expect("ok");
         let mut nested = Settings::default();
-        nested.set_file("listen = \"a:1,b:2\"\n[log.retention]\nhours = 5", "f").expect("ok");
+        nested
+            .set_file("listen = \"a:1,b:2\"\n[log.retention]\nhours = 5", "f")
+            .expect("ok");
         assert_eq!(dotted, nested);
     }
 
     #[test]
     fn an_unknown_name_is_refused_with_the_nearest_known_one() {
         let mut settings = Settings::default();
-        let error = settings.set_file("num.partition = 2", "f.toml").expect_err("unknown");
+        let error = settings
+            .set_file("num.partition = 2", "f.toml")
+            .expect_err("unknown");
         assert_eq!(
             error.to_string(),
             "unknown setting `num.partition` = `2` (f.toml): did you mean `num.partitions`?"
         );
         let variables = [("CORELOG_NOD_ID".to_owned(), "3".to_owned())];
-        let error = settings.set_environment(variables.into_iter()).expect_err("unknown");
-        assert!(error.to_string().contains("did you mean `CORELOG_NODE_ID`?"), "{error}");
+        let error = settings
+            .set_environment(variables.into_iter())
+            .expect_err("unknown");
+        assert!(
+            error
+                .to_string()
+                .contains("did you mean `CORELOG_NODE_ID`?"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_impossible_value_is_refused_with_its_range() {
         let mut settings = Settings::default();
-        let error = settings.set("num.partitions", "0", Source::Flag, "--set").expect_err("range");
+        let error = settings
+            .set("num.partitions", "0", Source::Flag, "--set")
+            .expect_err("range");
         assert_eq!(
             error.to_string(),
             "setting `num.partitions` = `0` (--set) is not allowed: \
@@ -290,7 +330,9 @@ mod tests {
     #[test]
     fn a_name_and_its_alias_in_one_file_contradict() {
         let mut settings = Settings::default();
-        let error = settings.set_file("node.id = 1\nbroker.id = 2", "f").expect_err("twice");
+        let error = settings
+            .set_file("node.id = 1\nbroker.id = 2", "f")
+            .expect_err("twice");
         assert!(matches!(error, Error::Conflict { .. }), "{error}");
     }
 
@@ -299,7 +341,9 @@ mod tests {
         let mut settings = Settings::default();
         let variables =
             [("PATH", "/bin"), ("CORELOG_CONFIG", "x.toml")].map(|(a, b)| (a.into(), b.into()));
-        settings.set_environment(variables.into_iter()).expect("ignored");
+        settings
+            .set_environment(variables.into_iter())
+            .expect("ignored");
         assert_eq!(settings, Settings::default());
     }
 
@@ -310,15 +354,23 @@ mod tests {
             .collect();
         for name in &names {
             let below = format!("{name}.");
-            assert!(names.iter().all(|other| !other.starts_with(&below)), "{name}");
+            assert!(
+                names.iter().all(|other| !other.starts_with(&below)),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn a_quoted_name_of_a_file_is_the_same_as_a_dotted_one() {
         let mut settings = Settings::default();
-        settings.set_file("max.connections = 5\n\"max.connections.per.ip\" = 2", "f").expect("ok");
-        assert_eq!(number(&settings, "max.connections.per.ip"), Value::Integer(2));
+        settings
+            .set_file("max.connections = 5\n\"max.connections.per.ip\" = 2", "f")
+            .expect("ok");
+        assert_eq!(
+            number(&settings, "max.connections.per.ip"),
+            Value::Integer(2)
+        );
         assert_eq!(number(&settings, "max.connections"), Value::Integer(5));
     }
 

@@ -166,12 +166,18 @@ fn choose_cores(wanted: &Cores, machine: &MachineFacts) -> Result<Vec<usize>, Ma
         }
         Cores::All => {
             let granted = machine.cpu_quota_millis.map_or(usize::MAX, |quota| {
-                usize::try_from(quota.div_ceil(1000)).unwrap_or(usize::MAX).max(1)
+                usize::try_from(quota.div_ceil(1000))
+                    .unwrap_or(usize::MAX)
+                    .max(1)
             });
             machine.cores.iter().copied().take(granted).collect()
         }
     };
-    if cores.is_empty() { Err(MachineError::NoCore) } else { Ok(cores) }
+    if cores.is_empty() {
+        Err(MachineError::NoCore)
+    } else {
+        Ok(cores)
+    }
 }
 
 fn choose_memory(
@@ -197,7 +203,9 @@ fn choose_journal(
     shards: usize,
     shard_count: u64,
 ) -> Result<u64, MachineError> {
-    let free = machine.disk_free_bytes.saturating_add(machine.journal_present_bytes);
+    let free = machine
+        .disk_free_bytes
+        .saturating_add(machine.journal_present_bytes);
     let bytes = wanted.unwrap_or_else(|| {
         (free / FREE_DISK_DIVISOR / shard_count).clamp(JOURNAL_BYTES_MIN, JOURNAL_BYTES_DEFAULT)
     });
@@ -205,7 +213,11 @@ fn choose_journal(
     let needed = bytes.saturating_mul(shard_count);
     // half of the space must stay for the records themselves
     if needed > free / 2 {
-        return Err(MachineError::TooLittleDisk { shards, needed, free });
+        return Err(MachineError::TooLittleDisk {
+            shards,
+            needed,
+            free,
+        });
     }
     Ok(bytes)
 }
@@ -243,7 +255,9 @@ mod tests {
     fn config(flags: &[(&str, &str)]) -> BrokerConfig {
         let mut settings = Settings::default();
         for (name, value) in flags {
-            settings.set(name, value, Source::Flag, "--set").expect("valid");
+            settings
+                .set(name, value, Source::Flag, "--set")
+                .expect("valid");
         }
         BrokerConfig::new(settings).expect("valid")
     }
@@ -258,9 +272,15 @@ mod tests {
 
     #[test]
     fn a_cpu_quota_bounds_the_shards_and_counts_begun_cores() {
-        let small = MachineFacts { cpu_quota_millis: Some(1500), ..machine() };
+        let small = MachineFacts {
+            cpu_quota_millis: Some(1500),
+            ..machine()
+        };
         assert_eq!(resolve(&config(&[]), &small).expect("fits").cores, [0, 1]);
-        let tiny = MachineFacts { cpu_quota_millis: Some(100), ..machine() };
+        let tiny = MachineFacts {
+            cpu_quota_millis: Some(100),
+            ..machine()
+        };
         assert_eq!(resolve(&config(&[]), &tiny).expect("fits").cores, [0]);
         let asked = config(&[("cores", "1-3")]);
         assert_eq!(resolve(&asked, &tiny).expect("explicit").cores, [1, 2, 3]);
@@ -269,12 +289,21 @@ mod tests {
     #[test]
     fn a_core_outside_the_affinity_is_refused() {
         let error = resolve(&config(&[("cores", "0,7")]), &machine()).expect_err("no core 7");
-        assert_eq!(error, MachineError::CoreNotAllowed { core: 7, allowed: vec![0, 1, 2, 3] });
+        assert_eq!(
+            error,
+            MachineError::CoreNotAllowed {
+                core: 7,
+                allowed: vec![0, 1, 2, 3]
+            }
+        );
     }
 
     #[test]
     fn journals_together_stay_below_five_percent_of_the_free_disk() {
-        let small = MachineFacts { disk_free_bytes: 20 * GIB, ..machine() };
+        let small = MachineFacts {
+            disk_free_bytes: 20 * GIB,
+            ..machine()
+        };
         let settings = resolve(&config(&[]), &small).expect("fits");
         assert!(settings.journal_bytes * 4 <= GIB, "{settings:?}");
         assert!(settings.journal_bytes.is_multiple_of(JOURNAL_GRAIN_BYTES));
@@ -282,32 +311,52 @@ mod tests {
 
     #[test]
     fn journals_of_an_earlier_run_count_as_free() {
-        let first = MachineFacts { disk_free_bytes: 40 * GIB, ..machine() };
+        let first = MachineFacts {
+            disk_free_bytes: 40 * GIB,
+            ..machine()
+        };
         let before = resolve(&config(&[]), &first).expect("fits").journal_bytes;
         let second = MachineFacts {
             disk_free_bytes: 40 * GIB - 4 * before,
             journal_present_bytes: 4 * before,
             ..machine()
         };
-        assert_eq!(resolve(&config(&[]), &second).expect("fits").journal_bytes, before);
+        assert_eq!(
+            resolve(&config(&[]), &second).expect("fits").journal_bytes,
+            before
+        );
     }
 
     #[test]
     fn a_disk_without_room_for_the_smallest_journals_is_refused_with_figures() {
-        let full = MachineFacts { disk_free_bytes: 100 << 20, ..machine() };
+        let full = MachineFacts {
+            disk_free_bytes: 100 << 20,
+            ..machine()
+        };
         let error = resolve(&config(&[]), &full).expect_err("too small");
-        assert!(error.to_string().contains("need 64MiB of disk, and 100MiB are free"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("need 64MiB of disk, and 100MiB are free"),
+            "{error}"
+        );
     }
 
     #[test]
     fn too_little_memory_is_refused_unless_it_is_set() {
-        let poor = MachineFacts { memory_available_bytes: 256 << 20, ..machine() };
+        let poor = MachineFacts {
+            memory_available_bytes: 256 << 20,
+            ..machine()
+        };
         assert!(matches!(
             resolve(&config(&[]), &poor),
             Err(MachineError::TooLittleMemory { shards: 4, .. })
         ));
         let set = config(&[("memory.per.shard", "32MiB")]);
-        assert_eq!(resolve(&set, &poor).expect("explicit").memory_bytes, 32 << 20);
+        assert_eq!(
+            resolve(&set, &poor).expect("explicit").memory_bytes,
+            32 << 20
+        );
     }
 
     #[test]
@@ -321,7 +370,10 @@ mod tests {
                 pools.disk_bytes,
                 pools.response_bytes,
             ];
-            assert!(all.iter().all(|part| part.is_multiple_of(4096) && *part > 0));
+            assert!(
+                all.iter()
+                    .all(|part| part.is_multiple_of(4096) && *part > 0)
+            );
             assert!(all.iter().sum::<u64>() <= bytes);
         }
     }
@@ -330,6 +382,9 @@ mod tests {
     fn the_largest_request_fits_the_request_pool() {
         let settings = resolve(&config(&[("memory.per.shard", "100MiB")]), &machine());
         let settings = settings.expect("fits");
-        assert_eq!(u64::try_from(settings.request_bytes_max), Ok(settings.pools.request_bytes));
+        assert_eq!(
+            u64::try_from(settings.request_bytes_max),
+            Ok(settings.pools.request_bytes)
+        );
     }
 }

@@ -160,23 +160,36 @@ impl Shares {
             }
         }
         let [network, commit, read, background] = found;
-        Some(Self { network: network?, commit: commit?, read: read?, background: background? })
+        Some(Self {
+            network: network?,
+            commit: commit?,
+            read: read?,
+            background: background?,
+        })
     }
 }
 
 fn words(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    text.split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn integer(text: &str, min: i64, max: i64) -> Option<Value> {
     let number = text.trim().parse::<i64>().ok()?;
-    (min..=max).contains(&number).then_some(Value::Integer(number))
+    (min..=max)
+        .contains(&number)
+        .then_some(Value::Integer(number))
 }
 
 fn addresses(text: &str) -> Option<Vec<HostPort>> {
     let list: Option<Vec<HostPort>> = text.split(',').map(HostPort::parse).collect();
     list.filter(|list| {
-        list.iter().enumerate().all(|(at, address)| !list[..at].contains(address))
+        list.iter()
+            .enumerate()
+            .all(|(at, address)| !list[..at].contains(address))
     })
 }
 
@@ -199,7 +212,9 @@ impl Kind {
             }
             Self::Double(min, max) => {
                 let number = text.trim().parse::<f64>().ok()?;
-                (min..=max).contains(&number).then_some(Value::Double(number))
+                (min..=max)
+                    .contains(&number)
+                    .then_some(Value::Double(number))
             }
             Self::Size(min, max) => size(min, max),
             Self::SizeOrAuto(..) if text.trim() == "auto" => Some(Value::Size(None)),
@@ -207,12 +222,14 @@ impl Kind {
             Self::Time(min, max) => units::parse_duration(text)
                 .filter(|time| (u128::from(min)..=u128::from(max)).contains(&time.as_micros()))
                 .map(Value::Time),
-            Self::Choice(known) => {
-                known.contains(&text.trim()).then(|| Value::Text(text.trim().to_owned()))
-            }
+            Self::Choice(known) => known
+                .contains(&text.trim())
+                .then(|| Value::Text(text.trim().to_owned())),
             Self::ChoiceList(known) => {
                 let list = words(text);
-                list.iter().all(|word| known.contains(&word.as_str())).then_some(Value::List(list))
+                list.iter()
+                    .all(|word| known.contains(&word.as_str()))
+                    .then_some(Value::List(list))
             }
             Self::List => Some(Value::List(words(text))),
             Self::Text => Some(Value::Text(text.to_owned())),
@@ -308,13 +325,18 @@ impl Kind {
 impl Row {
     /// The name of the environment variable: `num.partitions` is `CORELOG_NUM_PARTITIONS`.
     pub fn environment_name(&self) -> String {
-        format!("{ENVIRONMENT_PREFIX}{}", self.key.replace('.', "_").to_ascii_uppercase())
+        format!(
+            "{ENVIRONMENT_PREFIX}{}",
+            self.key.replace('.', "_").to_ascii_uppercase()
+        )
     }
 
     /// The checked default.
     pub fn default_value(&self) -> Value {
         self.default.map_or(Value::Unset, |text| {
-            self.kind.parse(text).expect("a test parses every default of every table")
+            self.kind
+                .parse(text)
+                .expect("a test parses every default of every table")
         })
     }
 }
@@ -365,7 +387,12 @@ mod tests {
         let kind = Kind::Shares;
         assert_eq!(
             kind.parse("network=1000,commit=1000,read=400,background=100"),
-            Some(Value::Shares(Shares { network: 1000, commit: 1000, read: 400, background: 100 }))
+            Some(Value::Shares(Shares {
+                network: 1000,
+                commit: 1000,
+                read: 400,
+                background: 100
+            }))
         );
         for text in [
             "network=1",
@@ -398,7 +425,10 @@ mod tests {
     #[test]
     fn a_typing_mistake_gets_the_nearest_name() {
         let known = ["num.partitions", "node.id"];
-        assert_eq!(nearest("num.partition", known.into_iter()), Some("num.partitions"));
+        assert_eq!(
+            nearest("num.partition", known.into_iter()),
+            Some("num.partitions")
+        );
         assert_eq!(nearest("nod.id", known.into_iter()), Some("node.id"));
         assert_eq!(nearest("something.else", known.into_iter()), None);
     }

@@ -88,7 +88,9 @@ impl TopicOverrides {
 
     /// The values set, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+        self.texts
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()))
     }
 
     /// The text set for this name.
@@ -98,10 +100,12 @@ impl TopicOverrides {
 
     /// Settings among them that have no effect, with the reason: for one warning each.
     pub fn without_effect(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.texts.keys().filter_map(|name| match find_row(name)?.effect {
-            Effect::None(reason) => Some((name.as_str(), reason)),
-            Effect::In(_) => None,
-        })
+        self.texts
+            .keys()
+            .filter_map(|name| match find_row(name)?.effect {
+                Effect::None(reason) => Some((name.as_str(), reason)),
+                Effect::In(_) => None,
+            })
     }
 
     fn list_row_or_any(&self, name: &str, list: bool) -> Result<&'static Row, Error> {
@@ -132,7 +136,12 @@ impl TopicOverrides {
 }
 
 fn split(words: &str) -> Vec<String> {
-    words.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    words
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// When a write is acknowledged.
@@ -224,7 +233,9 @@ impl TopicConfig {
         Self {
             cleanup_delete: cleanup.iter().any(|word| word == "delete"),
             cleanup_compact: cleanup.iter().any(|word| word == "compact"),
-            retention: u64::try_from(integer("retention.ms")).ok().map(Duration::from_millis),
+            retention: u64::try_from(integer("retention.ms"))
+                .ok()
+                .map(Duration::from_millis),
             retention_bytes: u64::try_from(integer("retention.bytes")).ok(),
             segment_bytes: small("segment.bytes"),
             segment_age: Duration::from_millis(integer("segment.ms").unsigned_abs()),
@@ -289,14 +300,24 @@ pub fn synonym_texts(row: &Row, broker: &BrokerConfig) -> Vec<SynonymText> {
     let mut set = Vec::new();
     let mut defaults = Vec::new();
     for synonym in row.synonyms {
-        let Some(behind) = layers::find_row(synonym.broker_key) else { continue };
+        let Some(behind) = layers::find_row(synonym.broker_key) else {
+            continue;
+        };
         for (source, text) in broker.settings().texts(synonym.broker_key) {
             let text = in_topic_unit(*synonym, text);
-            set.push(SynonymText { name: behind.key, text, source });
+            set.push(SynonymText {
+                name: behind.key,
+                text,
+                source,
+            });
         }
         if let Some(text) = behind.default {
             let text = in_topic_unit(*synonym, text);
-            defaults.push(SynonymText { name: behind.key, text, source: Source::Default });
+            defaults.push(SynonymText {
+                name: behind.key,
+                text,
+                source: Source::Default,
+            });
         }
     }
     set.append(&mut defaults);
@@ -320,7 +341,9 @@ mod tests {
     fn broker(flags: &[(&str, &str)]) -> BrokerConfig {
         let mut settings = Settings::default();
         for (name, value) in flags {
-            settings.set(name, value, Source::Flag, "--set").expect("valid");
+            settings
+                .set(name, value, Source::Flag, "--set")
+                .expect("valid");
         }
         BrokerConfig::new(settings).expect("valid")
     }
@@ -367,11 +390,17 @@ mod tests {
     fn lists_can_be_appended_to_and_subtracted_from() {
         let broker = BrokerConfig::default();
         let mut topic = TopicOverrides::default();
-        topic.append("cleanup.policy", "compact", &broker).expect("a list");
+        topic
+            .append("cleanup.policy", "compact", &broker)
+            .expect("a list");
         assert_eq!(topic.get("cleanup.policy"), Some("delete,compact"));
-        topic.append("cleanup.policy", "compact", &broker).expect("a list");
+        topic
+            .append("cleanup.policy", "compact", &broker)
+            .expect("a list");
         assert_eq!(topic.get("cleanup.policy"), Some("delete,compact"));
-        topic.subtract("cleanup.policy", "delete", &broker).expect("a list");
+        topic
+            .subtract("cleanup.policy", "delete", &broker)
+            .expect("a list");
         assert_eq!(topic.get("cleanup.policy"), Some("compact"));
         assert!(topic.append("retention.ms", "1", &broker).is_err());
         assert!(topic.append("nonsense", "1", &broker).is_err());
@@ -381,7 +410,10 @@ mod tests {
     fn unknown_and_impossible_settings_are_refused() {
         let mut topic = TopicOverrides::default();
         let error = topic.set("retention.mss", "1").expect_err("unknown");
-        assert!(error.to_string().contains("did you mean `retention.ms`?"), "{error}");
+        assert!(
+            error.to_string().contains("did you mean `retention.ms`?"),
+            "{error}"
+        );
         let error = topic.set("retention.ms", "-2").expect_err("range");
         assert_eq!(
             error.to_string(),
@@ -405,7 +437,10 @@ mod tests {
         let text = r#"{"retention.ms": "burn", "from.the.future": "1"}"#;
         let stored: TopicOverrides = serde_json::from_str(text).expect("a map of texts");
         let broker = BrokerConfig::default();
-        assert_eq!(TopicConfig::resolve(&broker, &stored), TopicConfig::defaults(&broker));
+        assert_eq!(
+            TopicConfig::resolve(&broker, &stored),
+            TopicConfig::defaults(&broker)
+        );
     }
 
     #[test]
@@ -416,7 +451,11 @@ mod tests {
             assert!(names.insert(row.key), "{}", row.key);
             assert_ne!(row.doc, "", "{}", row.key);
             for synonym in row.synonyms {
-                assert!(layers::find_row(synonym.broker_key).is_some(), "{}", synonym.broker_key);
+                assert!(
+                    layers::find_row(synonym.broker_key).is_some(),
+                    "{}",
+                    synonym.broker_key
+                );
             }
             let resolved = resolve(row, &TopicOverrides::default(), &broker);
             assert_eq!(resolved, row.default_value(), "{}", row.key);

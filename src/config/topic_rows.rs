@@ -24,7 +24,10 @@ const MS_PER_MINUTE: i64 = 60_000;
 const MS_PER_HOUR: i64 = 3_600_000;
 
 const fn same(broker_key: &'static str) -> Synonym {
-    Synonym { broker_key, factor: 1 }
+    Synonym {
+        broker_key,
+        factor: 1,
+    }
 }
 
 const fn row(
@@ -65,8 +68,14 @@ pub static ROWS: &[Row] = &[
         "604800000",
         &[
             same("log.retention.ms"),
-            Synonym { broker_key: "log.retention.minutes", factor: MS_PER_MINUTE },
-            Synonym { broker_key: "log.retention.hours", factor: MS_PER_HOUR },
+            Synonym {
+                broker_key: "log.retention.minutes",
+                factor: MS_PER_MINUTE,
+            },
+            Synonym {
+                broker_key: "log.retention.hours",
+                factor: MS_PER_HOUR,
+            },
         ],
         "log/retention.rs",
         "Delete segments whose newest record is older; -1 never.",
@@ -93,7 +102,10 @@ pub static ROWS: &[Row] = &[
         "604800000",
         &[
             same("log.roll.ms"),
-            Synonym { broker_key: "log.roll.hours", factor: MS_PER_HOUR },
+            Synonym {
+                broker_key: "log.roll.hours",
+                factor: MS_PER_HOUR,
+            },
         ],
         "log/log.rs",
         "Begin a new segment file when the first record of the present one is this old.",

@@ -15,8 +15,12 @@ const SIZE_UNITS: &[(&str, u64)] = &[
     ("B", 1),
 ];
 
-const TIME_UNITS: &[(&str, u64)] =
-    &[("us", 1_000), ("ms", 1_000_000), ("min", 60_000_000_000), ("s", 1_000_000_000)];
+const TIME_UNITS: &[(&str, u64)] = &[
+    ("us", 1_000),
+    ("ms", 1_000_000),
+    ("min", 60_000_000_000),
+    ("s", 1_000_000_000),
+];
 
 fn parse_with(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
@@ -30,7 +34,10 @@ fn parse_with(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// `64KiB`, `1 MiB`, `4096`: a number of bytes.
 pub fn parse_size(text: &str) -> Option<u64> {
-    text.trim().parse().ok().or_else(|| parse_with(text, SIZE_UNITS))
+    text.trim()
+        .parse()
+        .ok()
+        .or_else(|| parse_with(text, SIZE_UNITS))
 }
 
 /// `250us`, `2ms`, `1s`, `0`.
