@@ -6,3 +6,4 @@ pub mod group;
 pub mod journal;
 pub mod log;
 pub mod model;
+pub mod rt;

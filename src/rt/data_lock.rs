@@ -1,0 +1,103 @@
+//! One process per data directory: an advisory lock on a file in it.
+//!
+//! Runs on: start-up code. The lock is the kernel's (flock): it ends with the process, however that
+//! ends, and leaves nothing to clean up.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::sys;
+
+/// Name of the lock file.
+pub const LOCK_FILE: &str = ".lock";
+
+/// Why the directory could not be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process holds it.
+    #[error("{path} is in use by another process (pid {pid}): stop it or choose another directory")]
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// Who says to hold it.
+        pid: String,
+    },
+    /// The lock file could not be made or read.
+    #[error("cannot lock {path}: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the filesystem said.
+        source: io::Error,
+    },
+}
+
+/// The lock; the directory is free again when it is dropped.
+#[derive(Debug)]
+pub struct DataLock {
+    _file: File,
+}
+
+impl DataLock {
+    /// Locks the existing directory `dir`, without waiting.
+    pub fn acquire(dir: &Path) -> Result<Self, Error> {
+        let io = |source| Error::Io {
+            path: dir.to_owned(),
+            source,
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(dir.join(LOCK_FILE)).map_err(io)?;
+        match sys::try_lock_exclusive(file.as_fd()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid).map_err(io)?;
+                let pid = pid.trim();
+                let pid = if pid.is_empty() { "unknown" } else { pid }.to_owned();
+                return Err(Error::Held {
+                    path: dir.to_owned(),
+                    pid,
+                });
+            }
+            Err(error) => return Err(io(error)),
+        }
+        // For the message above only; the lock itself is the kernel's.
+        file.set_len(0).map_err(io)?;
+        file.rewind().map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_locked_once_and_free_after_the_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DataLock::acquire(dir.path()).unwrap();
+        let error = DataLock::acquire(dir.path()).unwrap_err();
+        let pid = std::process::id().to_string();
+        assert!(
+            matches!(&error, Error::Held { pid: held, .. } if *held == pid),
+            "{error}"
+        );
+        drop(lock);
+        DataLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let error = DataLock::acquire(Path::new("/nonexistent/corelog")).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot lock /nonexistent/corelog"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! Shards as threads: one glommio executor per chosen core, started together or not at all.
+//!
+//! Runs on: `run_on_cores` on the main thread (it blocks until every shard has ended); the rest on
+//! a shard.
+//! Promises: no shard's future runs before every executor stands, so that a shard never waits for
+//! one that could not start. A shard with a core is pinned to it; one without (tests) floats.
+//! An idle shard parks in the kernel; it spins before only as long as `ShardSpec::spin` says.
+
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
+
+use super::blocking::BlockingPool;
+use super::machine;
+use super::runtime::{self, Runtime};
+pub use super::stall::StallStats;
+use super::task::Lane;
+use super::uring::UringShard;
+
+/// How often a running task queue is asked to make room for the others.
+const PREEMPT: Duration = Duration::from_millis(2);
+
+/// The least that glommio registers with each of a shard's rings.
+const REGISTERED_MIN: usize = 64 << 10;
+
+/// Rings per executor that pin the registered memory, each on its own account.
+const RINGS: usize = 3;
+
+/// Settings of one shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ShardSpec {
+    /// The core to pin to; `None` leaves the thread to the scheduler.
+    pub core: Option<usize>,
+    /// How long an idle loop spins before it parks. Needs a core.
+    pub spin: Duration,
+    /// Entries of each ring.
+    pub ring_depth: usize,
+    /// Bytes of I/O buffers that the shard may hold at a time.
+    pub io_memory: usize,
+    /// How the lanes share the shard's time.
+    pub shares: LaneShares,
+}
+
+impl Default for ShardSpec {
+    fn default() -> Self {
+        Self {
+            core: None,
+            spin: Duration::ZERO,
+            ring_depth: 128,
+            io_memory: 16 << 20,
+            shares: LaneShares::default(),
+        }
+    }
+}
+
+/// Parts of a shard's time, 1 to 1000 each; only their proportion counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LaneShares {
+    /// Connections and calls between shards.
+    pub network: usize,
+    /// Appending and committing.
+    pub commit: usize,
+    /// Reads from disk.
+    pub read: usize,
+    /// Everything that can wait.
+    pub background: usize,
+}
+
+impl LaneShares {
+    pub(super) fn of(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Network => self.network,
+            Lane::Commit => self.commit,
+            Lane::Read => self.read,
+            Lane::Background => self.background,
+        }
+    }
+}
+
+impl Default for LaneShares {
+    fn default() -> Self {
+        Self {
+            network: 1000,
+            commit: 1000,
+            read: 400,
+            background: 100,
+        }
+    }
+}
+
+/// Why the shards did not start, or how one ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An executor could not be made.
+    #[error("cannot start shard {shard}: {source}")]
+    Start {
+        /// The shard.
+        shard: usize,
+        /// What the machine said.
+        source: io::Error,
+    },
+    /// A shard's thread panicked; the panic itself has been printed.
+    #[error("shard {shard} panicked")]
+    Panicked {
+        /// The shard.
+        shard: usize,
+    },
+}
+
+/// Runs `shard(index)` on one executor per spec and returns what each returned, in order.
+///
+/// # Errors
+/// When an executor cannot be made (nothing has run then), or when a shard panicked.
+pub fn run_on_cores<G, F, T>(specs: Vec<ShardSpec>, shard: G) -> Result<Vec<T>, Error>
+where
+    G: Fn(usize) -> F + Send + Sync + 'static,
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    let pool = Arc::new(BlockingPool::new(&pool_cores(&specs)));
+    let registered = registered_memory(&specs);
+    let shard = Arc::new(shard);
+    let (made, stands) = mpsc::channel();
+    let mut threads = Vec::with_capacity(specs.len());
+    let mut failure = None;
+    for (index, spec) in specs.into_iter().enumerate() {
+        let (shard, pool, made) = (Arc::clone(&shard), Arc::clone(&pool), made.clone());
+        let (go, may_go) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("corelog-{index}"))
+            .spawn(move || run_shard(index, &spec, registered, pool, (&made, &may_go), &*shard));
+        match thread {
+            Ok(thread) => threads.push((thread, go)),
+            Err(source) => {
+                failure = failure.or(Some(Error::Start {
+                    shard: index,
+                    source,
+                }))
+            }
+        }
+    }
+    drop((made, pool));
+    for _ in &threads {
+        // A thread that panicked while it made its executor reports nothing; join finds it.
+        if let Ok(Err(error)) = stands.recv() {
+            failure = failure.or(Some(error));
+        }
+    }
+    if failure.is_none() {
+        for (_, go) in &threads {
+            // Fails only for a thread that panicked: found by join.
+            let _panicked = go.send(());
+        }
+    }
+    let mut ended = Vec::with_capacity(threads.len());
+    for (index, (thread, go)) in threads.into_iter().enumerate() {
+        drop(go);
+        match thread.join() {
+            Ok(output) => ended.extend(output),
+            Err(_) => failure = failure.or(Some(Error::Panicked { shard: index })),
+        }
+    }
+    failure.map_or(Ok(ended), Err)
+}
+
+fn run_shard<G, F, T>(
+    index: usize,
+    spec: &ShardSpec,
+    registered: usize,
+    pool: Arc<BlockingPool>,
+    (made, may_go): (&mpsc::Sender<Result<(), Error>>, &mpsc::Receiver<()>),
+    shard: &G,
+) -> Option<T>
+where
+    G: Fn(usize) -> F,
+    F: Future<Output = T> + 'static,
+    T: 'static,
+{
+    let (executor, report) = match make(spec, registered) {
+        Ok(executor) => (Some(executor), Ok(())),
+        Err(source) => (
+            None,
+            Err(Error::Start {
+                shard: index,
+                source,
+            }),
+        ),
+    };
+    // Nobody listens only when the starting thread is gone, and then nobody says go either.
+    let _unheard = made.send(report);
+    may_go.recv().ok()?;
+    Some(executor?.run(async {
+        let this = Rc::new(UringShard::new(index, &spec.shares, spec.io_memory, pool));
+        let entered = runtime::enter(Runtime::Uring(Rc::clone(&this)));
+        let output = this.spawn(Lane::Commit, "shard", shard(index)).await;
+        drop(entered);
+        output
+    }))
+}
+
+fn make(spec: &ShardSpec, registered: usize) -> io::Result<LocalExecutor> {
+    let placement = match spec.core {
+        Some(core) => Placement::Fixed(core),
+        None => Placement::Unbound,
+    };
+    LocalExecutorBuilder::new(placement)
+        .name("corelog")
+        .ring_depth(spec.ring_depth)
+        .io_memory(spec.io_memory.min(registered))
+        .spin_before_park(spec.spin)
+        .preempt_timer(PREEMPT)
+        // glommio keeps one thread for its own blocking calls; none of ours go there.
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+        .make()
+        .map_err(io::Error::from)
+}
+
+/// Cores for the blocking pool: those the process may use and no shard does, else all of them.
+fn pool_cores(specs: &[ShardSpec]) -> Vec<usize> {
+    let allowed = machine::allowed_cores().unwrap_or_default();
+    let free: Vec<usize> = allowed
+        .iter()
+        .copied()
+        .filter(|core| specs.iter().all(|spec| spec.core != Some(*core)))
+        .collect();
+    if free.is_empty() { allowed } else { free }
+}
+
+/// How much of `io_memory` each shard may register with its rings: all of it when the limit on
+/// locked memory leaves room for every shard twice over, else the least. What is not registered
+/// works as well, it is only pinned anew for every operation.
+fn registered_memory(specs: &[ShardSpec]) -> usize {
+    let wanted: usize = specs
+        .iter()
+        .map(|spec| spec.io_memory.saturating_mul(RINGS))
+        .sum();
+    match machine::memlock_limit() {
+        Ok(Some(limit)) if limit / 2 < u64::try_from(wanted).unwrap_or(u64::MAX) => REGISTERED_MIN,
+        _ => usize::MAX,
+    }
+}
+
+/// Index of the shard that runs on this thread.
+pub fn shard_index() -> usize {
+    match runtime::current() {
+        Runtime::Uring(shard) => shard.index(),
+        Runtime::Sim(_) => 0,
+    }
+}
+
+/// Who held this shard's loop, and for how long. All zero under the simulator.
+pub fn stalls() -> StallStats {
+    match runtime::current() {
+        Runtime::Uring(shard) => shard.stalls(),
+        Runtime::Sim(_) => StallStats::default(),
+    }
+}

@@ -1,0 +1,235 @@
+//! Names and directories, and small whole files: off the shard, on a disk or the simulated one.
+//!
+//! Runs on: a shard; the calls themselves run on the blocking pool.
+//! Promises: `write_atomic` leaves the old content or the new, never a mixture, and is durable when
+//! it returns. Nothing else here is durable before `sync_dir` or `sync_filesystem`, except that the
+//! bytes of `write_new` are.
+//! Every error names the file and what was tried. Cancelling abandons the wait, not the work.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::blocking::{self, Kind};
+use super::file::named;
+use super::runtime::{self, Runtime};
+use super::sim::SimDisk;
+use super::sys;
+
+/// One entry of a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirEntry {
+    /// Its name within the directory.
+    pub name: OsString,
+    /// Whether it is a directory itself.
+    pub is_dir: bool,
+    /// Length of the file; zero for directories.
+    pub len: u64,
+}
+
+/// Runs `machine` on the blocking pool, or `sim` on the simulated disk after some virtual time.
+async fn on_disk<T: Send + 'static>(
+    what: &'static str,
+    path: &Path,
+    machine: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    sim: impl FnOnce(&SimDisk, &Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let result = match runtime::current() {
+        Runtime::Uring(_) => {
+            let owned = path.to_owned();
+            blocking::run(Kind::Files, what, move || machine(&owned)).await
+        }
+        Runtime::Sim(shard) => {
+            shard.disk_delay().await;
+            let result = sim(shard.disk(), path);
+            shard.halt_if_crashed().await;
+            result
+        }
+    };
+    result.map_err(|error| named(error, what, path))
+}
+
+/// Makes the directory and those above it.
+pub async fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
+    on_disk(
+        "create directory",
+        path.as_ref(),
+        |path| std::fs::create_dir_all(path),
+        SimDisk::create_dir_all,
+    )
+    .await
+}
+
+/// Gives the file or directory another name, replacing a file that has it.
+pub async fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
+    let (to, sim_to) = (to.as_ref().to_owned(), to.as_ref().to_owned());
+    on_disk(
+        "rename",
+        from.as_ref(),
+        move |from| std::fs::rename(from, &to),
+        move |disk, from| disk.rename(from, &sim_to),
+    )
+    .await
+}
+
+/// Removes the file's name.
+pub async fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
+    on_disk(
+        "remove",
+        path.as_ref(),
+        |path| std::fs::remove_file(path),
+        SimDisk::remove_file,
+    )
+    .await
+}
+
+/// Removes the directory and everything in it.
+pub async fn remove_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
+    on_disk(
+        "remove directory",
+        path.as_ref(),
+        |path| std::fs::remove_dir_all(path),
+        SimDisk::remove_dir_all,
+    )
+    .await
+}
+
+/// The directory's entries, sorted by name.
+pub async fn read_dir(path: impl AsRef<Path>) -> io::Result<Vec<DirEntry>> {
+    on_disk("list", path.as_ref(), list, SimDisk::read_dir).await
+}
+
+fn list(path: &Path) -> io::Result<Vec<DirEntry>> {
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // Removed while we looked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let is_dir = metadata.is_dir();
+        let len = if is_dir { 0 } else { metadata.len() };
+        entries.push(DirEntry {
+            name: entry.file_name(),
+            is_dir,
+            len,
+        });
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// Makes the names in the directory durable.
+pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
+    on_disk(
+        "flush directory",
+        path.as_ref(),
+        |path| std::fs::File::open(path)?.sync_all(),
+        SimDisk::sync_dir,
+    )
+    .await
+}
+
+/// Makes everything on the filesystem of `path` durable.
+pub async fn sync_filesystem(path: impl AsRef<Path>) -> io::Result<()> {
+    on_disk(
+        "flush filesystem of",
+        path.as_ref(),
+        |path| sys::syncfs(std::fs::File::open(path)?.as_fd()),
+        |disk, _| disk.sync_filesystem(),
+    )
+    .await
+}
+
+/// The whole file.
+pub async fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    on_disk(
+        "read",
+        path.as_ref(),
+        |path| std::fs::read(path),
+        SimDisk::read,
+    )
+    .await
+}
+
+/// Makes a file that must not exist yet and flushes its bytes; its name is durable after `sync_dir`.
+pub async fn write_new(path: impl AsRef<Path>, bytes: impl Into<Vec<u8>>) -> io::Result<()> {
+    write_file(path.as_ref(), bytes.into(), true).await
+}
+
+async fn write_file(path: &Path, bytes: Vec<u8>, new: bool) -> io::Result<()> {
+    let flush = match runtime::current() {
+        Runtime::Uring(_) => None,
+        Runtime::Sim(shard) => Some(shard),
+    };
+    let Some(shard) = flush else {
+        let owned = path.to_owned();
+        let written = blocking::run(Kind::Files, "write", move || {
+            let mut options = std::fs::OpenOptions::new();
+            options.write(true);
+            if new {
+                options.create_new(true)
+            } else {
+                options.create(true).truncate(true)
+            };
+            let mut file = options.open(owned)?;
+            file.write_all(&bytes)?;
+            file.sync_data()
+        })
+        .await;
+        return written.map_err(|error| named(error, "write", path));
+    };
+    let written = shard.disk().write_file(&shard, path, &bytes, new).await;
+    written.map_err(|error| named(error, "write", path))
+}
+
+/// Replaces the file's content: the old or the new is there at any time, the new one durably when
+/// this returns. Leaves a file named like it with `.tmp` behind if it fails.
+pub async fn write_atomic(path: impl AsRef<Path>, bytes: impl Into<Vec<u8>>) -> io::Result<()> {
+    let path = path.as_ref();
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    write_file(&temporary, bytes.into(), false).await?;
+    rename(&temporary, path).await?;
+    sync_dir(directory.unwrap_or(Path::new("."))).await
+}
+
+/// Length of the file.
+pub async fn file_len(path: impl AsRef<Path>) -> io::Result<u64> {
+    on_disk(
+        "measure",
+        path.as_ref(),
+        |path| std::fs::metadata(path).map(|metadata| metadata.len()),
+        SimDisk::file_len,
+    )
+    .await
+}
+
+/// Bytes that an ordinary user may still write to the filesystem of `path`.
+pub async fn free_space(path: impl AsRef<Path>) -> io::Result<u64> {
+    on_disk(
+        "measure the free space of",
+        path.as_ref(),
+        |path| sys::statfs(path).map(|stat| stat.free_bytes),
+        |disk, _| Ok(disk.free_space()),
+    )
+    .await
+}
+
+/// Whether there is a file or directory of that name.
+pub async fn exists(path: impl AsRef<Path>) -> io::Result<bool> {
+    on_disk(
+        "look for",
+        path.as_ref(),
+        |path| path.try_exists(),
+        |disk, path| Ok(disk.exists(path)),
+    )
+    .await
+}

@@ -1,0 +1,388 @@
+//! TCP: one listener per shard on one port, streams whose two directions are used by two tasks.
+//!
+//! The port is claimed before anything else: `PortClaim` binds and listens without `SO_REUSEPORT`,
+//! which fails if anybody listens there, with that option or without. Only then is the option set
+//! on the claiming socket, so that the other shards can join it; from the first moment on no second
+//! broker can claim the port, and there is no gap between claim and use, because the claiming socket
+//! itself becomes the first shard's listener. Until then the kernel queues connections.
+//!
+//! Runs on: `PortClaim` anywhere, the rest on a shard of the `io_uring` side.
+//! Promises: reads and writes try the socket first and wait for readiness through the ring.
+//! A file is sent by sendfile(2) on the blocking pool: cold pages make a pool thread wait, never the
+//! shard, and a peer that does not read makes nobody wait but its own connection.
+
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use glommio::io::PollableFd;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::blocking::{self, Kind};
+use super::shared_file::SharedFile;
+use super::{sys, yield_if_needed};
+
+/// Connections that the kernel queues per listener; it caps this by `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Room made for a read when the buffer has none.
+const READ_ROOM: usize = 16 << 10;
+
+/// Slices given to one write.
+const SLICES_MAX: usize = 128;
+
+/// Bytes that one job on the blocking pool sends of a file.
+const SEND_CHUNK: usize = 1 << 20;
+
+/// A port that is ours; shards make their listeners from it.
+#[derive(Debug)]
+pub struct PortClaim {
+    socket: Socket,
+    addr: SocketAddr,
+}
+
+impl PortClaim {
+    /// Takes the port; port 0 picks a free one. `[::]` also takes IPv4.
+    ///
+    /// # Errors
+    /// `AddrInUse` when anybody listens there already.
+    pub fn new(addr: SocketAddr) -> io::Result<Self> {
+        let socket = new_socket(addr)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_reuse_port(true)?;
+        let addr = local_addr(&socket)?;
+        Ok(Self { socket, addr })
+    }
+
+    /// The address, with the port that was picked.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The claiming socket itself as this shard's listener: for one shard, the others `bind`.
+    pub fn into_listener(self) -> io::Result<TcpListener> {
+        TcpListener::new(self.socket)
+    }
+}
+
+/// One shard's listener.
+#[derive(Debug)]
+pub struct TcpListener {
+    socket: PollableFd<Arc<Socket>>,
+    addr: SocketAddr,
+}
+
+impl TcpListener {
+    /// See [`PortClaim::new`].
+    pub fn claim(addr: SocketAddr) -> io::Result<PortClaim> {
+        PortClaim::new(addr)
+    }
+
+    /// One more listener on a port that this process has claimed.
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let socket = new_socket(addr)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        Self::new(socket)
+    }
+
+    fn new(socket: Socket) -> io::Result<Self> {
+        let addr = local_addr(&socket)?;
+        Ok(Self {
+            socket: PollableFd::new(Arc::new(socket))?,
+            addr,
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The next connection, with `TCP_NODELAY` set.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left, among others: the caller waits before it tries again.
+    /// Cancel: safe.
+    pub async fn accept(&self) -> io::Result<TcpStream> {
+        loop {
+            match self.socket.get_ref().accept() {
+                Ok((socket, _)) => return TcpStream::new(PollableFd::new(Arc::new(socket))?),
+                Err(error) if would_block(&error) => self.socket.readable().await?,
+                // The peer gave up before we came: not our error.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A connection. Clones are the same connection: give one to the reader and one to the writer.
+#[derive(Clone, Debug)]
+pub struct TcpStream {
+    inner: Rc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: PollableFd<Arc<Socket>>,
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+impl TcpStream {
+    /// Connects to `addr`.
+    ///
+    /// Cancel: safe.
+    pub async fn connect(addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(domain(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        let connecting = match socket.connect(&addr.into()) {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
+            Err(error) => return Err(error),
+        };
+        let socket = PollableFd::new(Arc::new(socket))?;
+        if connecting {
+            socket.writable().await?;
+            if let Some(error) = socket.get_ref().take_error()? {
+                return Err(error);
+            }
+        }
+        Self::new(socket)
+    }
+
+    fn new(socket: PollableFd<Arc<Socket>>) -> io::Result<Self> {
+        let connected = socket.get_ref();
+        connected.set_nonblocking(true)?;
+        connected.set_tcp_nodelay(true)?;
+        let peer = connected
+            .peer_addr()?
+            .as_socket()
+            .ok_or(io::ErrorKind::InvalidData)?;
+        let local = local_addr(connected)?;
+        Ok(Self {
+            inner: Rc::new(Inner {
+                socket,
+                peer,
+                local,
+            }),
+        })
+    }
+
+    /// The other end.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.inner.peer
+    }
+
+    /// The address that the other end connected to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.local
+    }
+
+    /// Sends small writes at once (the default here), or lets the kernel collect them.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.socket().set_tcp_nodelay(nodelay)
+    }
+
+    fn socket(&self) -> &Socket {
+        self.inner.socket.get_ref()
+    }
+
+    /// Appends what has arrived to `buf`, waiting for something; 0 at the end of the stream. Fills
+    /// the room that `buf` has, and makes 16 KiB if it has none.
+    ///
+    /// Cancel: safe; nothing is lost.
+    pub async fn read_some(&self, buf: &mut BytesMut) -> io::Result<usize> {
+        if buf.capacity() == buf.len() {
+            buf.reserve(READ_ROOM);
+        }
+        self.read_at_most(buf, usize::MAX).await
+    }
+
+    /// Appends exactly `count` bytes to `buf`; makes room for them all at once.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the stream ends before.
+    /// Cancel: what has arrived is in `buf`.
+    pub async fn read_exact(&self, buf: &mut BytesMut, count: usize) -> io::Result<()> {
+        buf.reserve(count);
+        let mut left = count;
+        while left > 0 {
+            let read = self.read_at_most(buf, left).await?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= read;
+        }
+        Ok(())
+    }
+
+    async fn read_at_most(&self, buf: &mut BytesMut, limit: usize) -> io::Result<usize> {
+        // A peer that always has more must not keep the shard.
+        yield_if_needed().await;
+        loop {
+            match sys::recv_spare(self.socket(), buf, limit) {
+                Ok(count) => return Ok(count),
+                Err(error) if would_block(&error) => self.inner.socket.readable().await?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes all of `bufs` in order, as many as possible per system call. Written bytes are cut off
+    /// the front of `bufs`, which is all empty at the end.
+    ///
+    /// Cancel: `bufs` is what has not been written; the stream is then only good for closing, or for
+    /// going on with exactly that. One writer at a time.
+    pub async fn write_all_vectored(&self, bufs: &mut [Bytes]) -> io::Result<()> {
+        let mut first = 0;
+        loop {
+            while bufs.get(first).is_some_and(Bytes::is_empty) {
+                first += 1;
+            }
+            let Some(rest) = bufs.get_mut(first..).filter(|rest| !rest.is_empty()) else {
+                return Ok(());
+            };
+            yield_if_needed().await;
+            match self.send_slices(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => advance(rest, written),
+                Err(error) if would_block(&error) => self.inner.socket.writable().await?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn send_slices(&self, bufs: &[Bytes]) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = bufs.len().min(SLICES_MAX);
+        for (slice, buf) in slices.iter_mut().zip(bufs) {
+            *slice = IoSlice::new(buf);
+        }
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        self.socket()
+            .send_vectored_with_flags(&slices[..count], flags)
+    }
+
+    /// Sends `len` bytes of `file` from `pos`, without them entering the process.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file ends before.
+    /// Cancel: up to one megabyte more may be sent; the stream is then only good for closing.
+    pub async fn send_file(&self, file: &SharedFile, pos: u64, len: u64) -> io::Result<()> {
+        let file = file.machine().ok_or(io::ErrorKind::Unsupported)?;
+        let end = pos + len;
+        let mut at = pos;
+        while at < end {
+            let chunk = usize::try_from(end - at)
+                .unwrap_or(usize::MAX)
+                .min(SEND_CHUNK);
+            let (socket, file) = (Arc::clone(self.inner.socket.get_ref()), Arc::clone(file));
+            let sent = blocking::run(Kind::Transfer, "sendfile", move || {
+                send_chunk(&socket, &file, at, chunk)
+            })
+            .await?;
+            at += u64::try_from(sent.bytes).unwrap_or(u64::MAX);
+            match sent.stopped {
+                Stopped::Done => {}
+                Stopped::Full => self.inner.socket.writable().await?,
+                Stopped::FileEnd => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends one or both directions. A reader or writer that waits is woken.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match self.socket().shutdown(how) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            other => other,
+        }
+    }
+}
+
+struct Sent {
+    bytes: usize,
+    stopped: Stopped,
+}
+
+enum Stopped {
+    Done,
+    Full,
+    FileEnd,
+}
+
+/// Runs on: a thread of the blocking pool. The socket does not block, the file may.
+fn send_chunk(socket: &Socket, file: &std::fs::File, pos: u64, len: usize) -> io::Result<Sent> {
+    let mut bytes = 0;
+    while bytes < len {
+        let at = pos + u64::try_from(bytes).unwrap_or(u64::MAX);
+        match sys::sendfile(socket.as_fd(), file.as_fd(), at, len - bytes) {
+            Ok(0) => {
+                return Ok(Sent {
+                    bytes,
+                    stopped: Stopped::FileEnd,
+                });
+            }
+            Ok(sent) => bytes += sent,
+            Err(error) if would_block(&error) => {
+                return Ok(Sent {
+                    bytes,
+                    stopped: Stopped::Full,
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Sent {
+        bytes,
+        stopped: Stopped::Done,
+    })
+}
+
+fn advance(bufs: &mut [Bytes], mut written: usize) {
+    for buf in bufs {
+        let part = written.min(buf.len());
+        buf.advance(part);
+        written -= part;
+        if written == 0 {
+            return;
+        }
+    }
+}
+
+fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(domain(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
+    }
+    // Connections of an earlier run that linger in TIME_WAIT must not keep the port.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn domain(addr: SocketAddr) -> Domain {
+    Domain::for_address(addr)
+}
+
+fn local_addr(socket: &Socket) -> io::Result<SocketAddr> {
+    Ok(socket
+        .local_addr()?
+        .as_socket()
+        .ok_or(io::ErrorKind::InvalidData)?)
+}
+
+fn would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
