@@ -1,0 +1,71 @@
+//! Creates the topics of the load.
+//!
+//! Runs on: the main thread.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::KafkaError;
+
+use crate::producer::Lane;
+
+const PARTITIONS: i32 = 4;
+/// Name and segment size: one topic rolls all the time, one never.
+const TOPICS: [(&str, &str); 3] = [
+    ("crash-rolling", "1048576"),
+    ("crash-plain", "1073741824"),
+    ("crash-middle", "8388608"),
+];
+
+/// Creates them and returns their partitions.
+pub(crate) fn create(bootstrap: &str) -> Result<Vec<Lane>, String> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .map_err(|error: KafkaError| error.to_string())?;
+    let topics: Vec<_> = TOPICS
+        .iter()
+        .map(|(name, segment_bytes)| {
+            NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1))
+                .set("segment.bytes", segment_bytes)
+        })
+        .collect();
+    let results = block_on(admin.create_topics(&topics, &AdminOptions::new()))
+        .map_err(|error| error.to_string())?;
+    for result in results {
+        result.map_err(|(topic, code)| format!("topic {topic}: {code}"))?;
+    }
+    let lanes = TOPICS.iter().flat_map(|(topic, _)| {
+        (0..PARTITIONS).map(|partition| Lane {
+            topic: (*topic).to_owned(),
+            partition,
+        })
+    });
+    Ok(lanes.collect())
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
