@@ -1,9 +1,10 @@
 //! Corelog.
 
-pub mod commands;
+pub mod model;
 pub mod config;
-pub mod group;
+pub mod rt;
+pub mod wire;
 pub mod journal;
 pub mod log;
-pub mod model;
-pub mod rt;
+pub mod group;
+pub mod commands;

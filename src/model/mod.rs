@@ -13,6 +13,8 @@
 //!
 //! Promises: nothing here panics on bytes; what bytes claim is checked against the bytes that are there.
 
+#![deny(clippy::indexing_slicing)]
+
 pub mod batch_builder;
 pub mod compression;
 pub mod error_code;

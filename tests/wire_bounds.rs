@@ -1,0 +1,291 @@
+//! Every array of every served version, asked for with 2^31-1 elements: refused, and nothing reserved.
+//!
+//! Requests are generated from the schemas of `wire::bounds` with two elements in every array. That the
+//! schemas are right is shown by the generated decoder and encoder, which must read all of the bytes and
+//! write the same ones. Then each length is bent, one at a time, with an allocator that watches.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use bytes::{Bytes, BytesMut};
+use corelog::model::ids::CorrelationId;
+use corelog::wire::DecodeError;
+use corelog::wire::api::ApiKey;
+use corelog::wire::bounds::{self, Field, Kind};
+use corelog::wire::header::RequestHeader;
+use corelog::wire::messages::decode_request;
+use kafka_protocol::messages as kp;
+use kafka_protocol::protocol::{Decodable, Encodable};
+
+thread_local! {
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Watching;
+
+// SAFETY: every call goes to the system's allocator unchanged; the watching allocates nothing.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(layout.size())));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Watching = Watching;
+
+/// The largest single allocation while `work` runs.
+fn largest_allocation<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    LARGEST.with(|largest| largest.set(0));
+    let result = work();
+    (LARGEST.with(Cell::get), result)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum LengthKind {
+    Array,
+    String,
+    Bytes,
+    Tags,
+}
+
+/// A request body and where its lengths are.
+struct Sample {
+    bytes: Vec<u8>,
+    /// Position, bytes of the length field, what it counts.
+    lengths: Vec<(usize, usize, LengthKind)>,
+}
+
+fn sample(api: ApiKey, version: i16) -> Sample {
+    let mut sample = Sample {
+        bytes: Vec::new(),
+        lengths: Vec::new(),
+    };
+    let is_flexible = api.is_flexible(version);
+    sample.fields(bounds::request_schema(api), version, is_flexible);
+    sample
+}
+
+impl Sample {
+    fn length(&mut self, kind: LengthKind, length: u8, is_flexible: bool) {
+        let field = match (kind, is_flexible) {
+            (LengthKind::Tags, false) => return,
+            (LengthKind::Tags, true) => vec![length],
+            (_, true) => vec![length + 1],
+            (LengthKind::String, false) => vec![0, length],
+            (LengthKind::Array | LengthKind::Bytes, false) => vec![0, 0, 0, length],
+        };
+        self.lengths.push((self.bytes.len(), field.len(), kind));
+        self.bytes.extend_from_slice(&field);
+    }
+
+    fn fields(&mut self, fields: &[Field], version: i16, is_flexible: bool) {
+        for field in fields.iter().filter(|field| field.is_in(version)) {
+            self.value(field.kind, version, is_flexible);
+        }
+        self.length(LengthKind::Tags, 0, is_flexible);
+    }
+
+    fn value(&mut self, kind: Kind, version: i16, is_flexible: bool) {
+        match kind {
+            // 1 is a legal boolean, number and tag of a struct that is there
+            Kind::Fixed(size) => self.bytes.extend_from_slice(&vec![1; size]),
+            Kind::String => {
+                self.length(LengthKind::String, 2, is_flexible);
+                self.bytes.extend_from_slice(b"ab");
+            }
+            Kind::Bytes => {
+                self.length(LengthKind::Bytes, 3, is_flexible);
+                self.bytes.extend_from_slice(b"xyz");
+            }
+            Kind::Array(element) => {
+                self.length(LengthKind::Array, 2, is_flexible);
+                self.value(*element, version, is_flexible);
+                self.value(*element, version, is_flexible);
+            }
+            Kind::Struct(fields) => self.fields(fields, version, is_flexible),
+            Kind::NullableStruct(fields) => {
+                self.bytes.push(1);
+                self.fields(fields, version, is_flexible);
+            }
+        }
+    }
+
+    /// The body with one length replaced by the largest that its field can say (2^31-1 for arrays).
+    fn bent(&self, (at, size, kind): (usize, usize, LengthKind), is_flexible: bool) -> Bytes {
+        let mut bytes = self.bytes.clone();
+        let huge: &[u8] = match (kind, is_flexible) {
+            // 2^31-1 elements, and one more for the compact form
+            (LengthKind::Array | LengthKind::Bytes | LengthKind::String, true) => {
+                &[0x80, 0x80, 0x80, 0x80, 0x08]
+            }
+            (LengthKind::Tags, _) => &[0xff, 0xff, 0xff, 0xff, 0x07],
+            (LengthKind::String, false) => &[0x7f, 0xff],
+            (LengthKind::Array | LengthKind::Bytes, false) => &[0x7f, 0xff, 0xff, 0xff],
+        };
+        bytes.splice(at..at + size, huge.iter().copied());
+        Bytes::from(bytes)
+    }
+}
+
+fn header(api: ApiKey, version: i16) -> RequestHeader {
+    RequestHeader {
+        api,
+        version,
+        correlation_id: CorrelationId(1),
+        client_id: None,
+    }
+}
+
+fn round_trip<R: Decodable + Encodable>(version: i16, body: &Bytes) -> (usize, Bytes) {
+    let mut rest = body.clone();
+    let request = R::decode(&mut rest, version).expect("the schema's bytes are a request");
+    let mut out = BytesMut::new();
+    request
+        .encode(&mut out, version)
+        .expect("what was decoded can be encoded");
+    (rest.len(), out.freeze())
+}
+
+fn generated_round_trip(api: ApiKey, version: i16, body: &Bytes) -> (usize, Bytes) {
+    macro_rules! by_api {
+        ($($variant:ident: $request:ident,)*) => {
+            match api { $(ApiKey::$variant => round_trip::<kp::$request>(version, body),)* }
+        };
+    }
+    by_api! {
+        Produce: ProduceRequest, Fetch: FetchRequest, ListOffsets: ListOffsetsRequest,
+        Metadata: MetadataRequest, OffsetCommit: OffsetCommitRequest,
+        OffsetFetch: OffsetFetchRequest, FindCoordinator: FindCoordinatorRequest,
+        JoinGroup: JoinGroupRequest, Heartbeat: HeartbeatRequest, LeaveGroup: LeaveGroupRequest,
+        SyncGroup: SyncGroupRequest, DescribeGroups: DescribeGroupsRequest,
+        ListGroups: ListGroupsRequest, ApiVersions: ApiVersionsRequest,
+        CreateTopics: CreateTopicsRequest, DeleteTopics: DeleteTopicsRequest,
+        DeleteRecords: DeleteRecordsRequest, InitProducerId: InitProducerIdRequest,
+        OffsetForLeaderEpoch: OffsetForLeaderEpochRequest,
+        DescribeConfigs: DescribeConfigsRequest, AlterConfigs: AlterConfigsRequest,
+        DescribeLogDirs: DescribeLogDirsRequest, CreatePartitions: CreatePartitionsRequest,
+        DeleteGroups: DeleteGroupsRequest,
+        IncrementalAlterConfigs: IncrementalAlterConfigsRequest,
+        OffsetDelete: OffsetDeleteRequest, DescribeCluster: DescribeClusterRequest,
+        ListConfigResources: ListConfigResourcesRequest,
+        DescribeTopicPartitions: DescribeTopicPartitionsRequest,
+    }
+}
+
+#[test]
+fn the_schemas_describe_what_the_generated_code_reads_and_writes() {
+    for api in ApiKey::ALL {
+        for version in api.versions() {
+            let body = Bytes::from(sample(*api, version).bytes);
+            let (left, again) = generated_round_trip(*api, version, &body);
+            assert_eq!(left, 0, "{api} v{version} reads less than the schema");
+            assert_eq!(again, body, "{api} v{version} writes something else");
+            assert_eq!(
+                bounds::check(*api, version, &body),
+                Ok(body.len()),
+                "{api} v{version}"
+            );
+            let request = decode_request(&header(*api, version), &body);
+            assert_eq!(request.expect("a legal request").api(), *api);
+        }
+    }
+}
+
+#[test]
+fn no_length_of_any_version_reserves_more_than_the_request_could_hold() {
+    let mut bent_arrays = 0;
+    for api in ApiKey::ALL {
+        for version in api.versions() {
+            let sample = sample(*api, version);
+            for length in &sample.lengths {
+                let body = sample.bent(*length, api.is_flexible(version));
+                let work = || decode_request(&header(*api, version), &body);
+                let (largest, result) = largest_allocation(work);
+                let error = result.expect_err("a length beyond the bytes is refused");
+                let is_expected = match length.2 {
+                    LengthKind::Array => matches!(error, DecodeError::ArrayTooLong { .. }),
+                    LengthKind::Tags => matches!(error, DecodeError::TooManyTags { .. }),
+                    LengthKind::String | LengthKind::Bytes => {
+                        matches!(error, DecodeError::Truncated { .. })
+                    }
+                };
+                assert!(is_expected, "{api} v{version} {length:?}: {error}");
+                assert!(
+                    largest <= 4096,
+                    "{api} v{version} {length:?}: {largest} bytes reserved"
+                );
+                bent_arrays += usize::from(length.2 == LengthKind::Array);
+            }
+        }
+    }
+    assert!(bent_arrays > 300, "only {bent_arrays} arrays were tried");
+}
+
+#[test]
+fn every_truncation_of_every_version_is_refused() {
+    for api in ApiKey::ALL {
+        for version in api.versions() {
+            let body = Bytes::from(sample(*api, version).bytes);
+            for end in 0..body.len() {
+                let result = decode_request(&header(*api, version), &body.slice(..end));
+                assert!(
+                    result.is_err(),
+                    "{api} v{version} cut to {end} of {}",
+                    body.len()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn any_bytes_are_survived_and_reserve_little() {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let mut accepted = 0;
+    for api in ApiKey::ALL {
+        for version in api.versions() {
+            let sample = sample(*api, version);
+            for _ in 0..300 {
+                let mut bytes = sample.bytes.clone();
+                for _ in 0..=(next() % 4) {
+                    let length = u64::try_from(bytes.len()).expect("a length");
+                    if let Some(at) = next().checked_rem(length) {
+                        let at = usize::try_from(at).expect("an index");
+                        bytes[at] = next().to_le_bytes()[0];
+                    }
+                }
+                let body = Bytes::from(bytes);
+                let work = || decode_request(&header(*api, version), &body).is_ok();
+                let (largest, is_ok) = largest_allocation(work);
+                assert!(
+                    largest <= 64 * 1024,
+                    "{api} v{version}: {largest} bytes for {body:?}"
+                );
+                accepted += u32::from(is_ok);
+            }
+        }
+    }
+    assert!(
+        accepted > 1000,
+        "the mutations are too coarse: {accepted} accepted"
+    );
+}
