@@ -1,10 +1,10 @@
 //! Corelog.
 
-pub mod model;
+pub mod commands;
 pub mod config;
-pub mod rt;
-pub mod wire;
+pub mod group;
 pub mod journal;
 pub mod log;
-pub mod group;
-pub mod commands;
+pub mod model;
+pub mod rt;
+pub mod wire;
