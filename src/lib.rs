@@ -1,5 +1,6 @@
 //! Corelog.
 
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod group;

@@ -64,3 +64,5 @@ const _: () = assert!(
     TOPIC_NAME_BYTES_MAX < STRING_BYTES_MAX,
     "names fit into their length field"
 );
+/// Partitions that one broker keeps; each costs memory whether it is used or not.
+pub const PARTITIONS_PER_BROKER_MAX: i64 = 100_000;

@@ -1,0 +1,256 @@
+//! The metadata log: the records of [`super::metadata`] on disk.
+//!
+//! Runs on: shard 0 (file work goes off the shard).      Owner: the controller's shard.
+//! Promises: when `append` returns, the records survive a power cut; when it fails, none of them is
+//! announced and the log refuses further changes until a restart re-reads it.
+//!
+//! ```text
+//! <data>/metadata/00000000000000000007.log     one file; the number counts rewrites
+//!   frame: u32 length | u32 CRC-32C of the payload | payload: one record as JSON   (little endian)
+//! ```
+//! A file that has grown to several times its live content is replaced: the snapshot is written to
+//! the next number (temporary name, sync, rename, directory sync), then the old file goes. A start
+//! reads the highest number. A torn last frame was never announced and is cut off; a bad frame
+//! with a valid one behind it is corruption, and the start is refused.
+
+use std::path::{Path, PathBuf};
+
+use crate::cluster::metadata::{ApplyError, Image, Record};
+use crate::rt::{self, File, IoBuf, OpenOptions};
+
+/// Longest payload of one frame: far above any topic's overrides.
+const FRAME_SIZE_BYTES_MAX: usize = 16 << 20;
+/// A log below this size is never rewritten.
+const REWRITE_SIZE_BYTES_MIN: u64 = 1 << 20;
+const FRAME_HEADER_SIZE: usize = 8;
+
+/// What can go wrong with the metadata on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused.
+    #[error("metadata log: {0}")]
+    Io(#[from] std::io::Error),
+    /// A frame in the middle does not match its checksum or is not a record.
+    #[error("metadata log {path} is damaged at byte {position}: restore it from a backup")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where the frame starts.
+        position: u64,
+    },
+    /// The records contradict each other.
+    #[error("metadata log {path}: {source}")]
+    Inconsistent {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: ApplyError,
+    },
+    /// An earlier append failed; what reached the disk is not known.
+    #[error("metadata log is closed after a failed write: restart the broker")]
+    Failed,
+}
+
+/// The open log.
+#[derive(Debug)]
+pub struct MetadataLog {
+    directory: PathBuf,
+    number: u64,
+    file: File,
+    size_bytes: u64,
+    snapshot_size_bytes: u64,
+    has_failed: bool,
+}
+
+impl MetadataLog {
+    /// Opens or creates the log in `directory` and returns the image it leads to.
+    pub async fn open(directory: &Path) -> Result<(Self, Image), Error> {
+        rt::fs::create_dir_all(directory).await?;
+        let mut numbers: Vec<u64> = rt::fs::read_dir(directory)
+            .await?
+            .iter()
+            .filter_map(|entry| entry.name.to_str()?.strip_suffix(".log")?.parse().ok())
+            .collect();
+        numbers.sort_unstable();
+        let Some(number) = numbers.pop() else {
+            return Self::create(directory).await;
+        };
+        let path = file_path(directory, number);
+        let bytes = rt::fs::read(&path).await?;
+        let (records, valid_size) =
+            decode(&bytes).map_err(|position| Error::Corrupt { path: path.clone(), position })?;
+        if valid_size < bytes.len() {
+            tracing::warn!(
+                file = %path.display(), position = valid_size, cut = bytes.len() - valid_size,
+                "metadata log ends in an unfinished record, which was never announced: cut off"
+            );
+            rt::fs::write_atomic(&path, bytes[..valid_size].to_vec()).await?;
+        }
+        let image = Image::default()
+            .apply(&records)
+            .map_err(|source| Error::Inconsistent { path, source })?;
+        for old in numbers {
+            rt::fs::remove_file(&file_path(directory, old)).await?;
+        }
+        let log = Self {
+            directory: directory.to_owned(),
+            number,
+            file: open_for_append(&file_path(directory, number)).await?,
+            size_bytes: to_u64(valid_size),
+            snapshot_size_bytes: to_u64(encode(&image.to_records()).len()),
+            has_failed: false,
+        };
+        Ok((log, image))
+    }
+
+    async fn create(directory: &Path) -> Result<(Self, Image), Error> {
+        let path = file_path(directory, 0);
+        rt::fs::write_atomic(&path, Vec::new()).await?;
+        let log = Self {
+            directory: directory.to_owned(),
+            number: 0,
+            file: open_for_append(&path).await?,
+            size_bytes: 0,
+            snapshot_size_bytes: 0,
+            has_failed: false,
+        };
+        Ok((log, Image::default()))
+    }
+
+    /// Makes `records` durable. `after` is the image they lead to, for the case of a rewrite.
+    ///
+    /// Cancel: not safe; the caller holds the controller's turn until this returns.
+    pub async fn append(&mut self, records: &[Record], after: &Image) -> Result<(), Error> {
+        if self.has_failed {
+            return Err(Error::Failed);
+        }
+        self.has_failed = true; // until the write is known to be durable
+        let bytes = encode(records);
+        let grown = self.size_bytes + to_u64(bytes.len());
+        if grown > REWRITE_SIZE_BYTES_MIN.max(self.snapshot_size_bytes.saturating_mul(4)) {
+            self.rewrite(after).await?;
+        } else {
+            let mut buffer = IoBuf::alloc(bytes.len()).await;
+            buffer[..bytes.len()].copy_from_slice(&bytes);
+            self.file.write_at(buffer, bytes.len(), self.size_bytes).await?;
+            self.size_bytes = grown;
+        }
+        self.has_failed = false;
+        Ok(())
+    }
+
+    async fn rewrite(&mut self, image: &Image) -> Result<(), Error> {
+        let snapshot = encode(&image.to_records());
+        let size_bytes = to_u64(snapshot.len());
+        rt::fs::write_atomic(&file_path(&self.directory, self.number + 1), snapshot).await?;
+        let old = file_path(&self.directory, self.number);
+        self.number += 1;
+        self.file = open_for_append(&file_path(&self.directory, self.number)).await?;
+        self.size_bytes = size_bytes;
+        self.snapshot_size_bytes = size_bytes;
+        rt::fs::remove_file(&old).await?;
+        Ok(())
+    }
+}
+
+/// Small writes at arbitrary positions, each durable when it completes.
+async fn open_for_append(path: &Path) -> std::io::Result<File> {
+    File::open(path, &OpenOptions { write: true, dsync: true, ..OpenOptions::default() }).await
+}
+
+fn file_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:020}.log"))
+}
+
+fn to_u64(size: usize) -> u64 {
+    u64::try_from(size).expect("usize fits u64 on every supported machine")
+}
+
+/// Frames of `records`, ready to be appended.
+pub fn encode(records: &[Record]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for record in records {
+        let payload = serde_json::to_vec(record).expect("records have string keys only");
+        let length = u32::try_from(payload.len()).expect("a record is far below 4 GiB");
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&payload).to_le_bytes());
+        out.extend_from_slice(&payload);
+    }
+    out
+}
+
+/// The records of a log file and the size of its valid part, or the position of a damaged frame.
+///
+/// Only the last frame may be unfinished: a crash tears the end of what was being appended.
+pub fn decode(bytes: &[u8]) -> Result<(Vec<Record>, usize), u64> {
+    let mut records = Vec::new();
+    let mut position = 0;
+    while let Some((record, size)) = bytes.get(position..).and_then(decode_frame) {
+        records.push(record);
+        position += size;
+    }
+    let rest = bytes.get(position..).unwrap_or_default();
+    if has_frame_behind(rest) { Err(to_u64(position)) } else { Ok((records, position)) }
+}
+
+fn decode_frame(bytes: &[u8]) -> Option<(Record, usize)> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    if length > FRAME_SIZE_BYTES_MAX {
+        return None;
+    }
+    let payload = rest.get(..length)?;
+    if crc32c::crc32c(payload) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let record = serde_json::from_slice(payload).ok()?;
+    Some((record, FRAME_HEADER_SIZE + length))
+}
+
+/// Whether a valid frame starts anywhere in the bytes that follow a bad one. The search is bounded
+/// by the file, which the rewrite keeps small.
+fn has_frame_behind(rest: &[u8]) -> bool {
+    (1..rest.len()).any(|start| rest.get(start..).and_then(decode_frame).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records() -> Vec<Record> {
+        (1..=3)
+            .map(|n| Record::ProducerIdsReserved { next: n * 1000 })
+            .collect()
+    }
+
+    #[test]
+    fn a_log_cut_at_any_length_keeps_whole_records_only() {
+        let bytes = encode(&records());
+        for length in 0..=bytes.len() {
+            let (decoded, valid) = decode(&bytes[..length]).unwrap();
+            assert_eq!(decoded, records()[..decoded.len()]);
+            assert!(valid <= length);
+        }
+        assert_eq!(decode(&bytes).unwrap().0, records());
+    }
+
+    #[test]
+    fn a_flipped_byte_before_the_last_record_is_corruption() {
+        let bytes = encode(&records());
+        let last = bytes.len() / 3 * 2;
+        for position in 0..last {
+            let mut damaged = bytes.clone();
+            damaged[position] ^= 0x40;
+            assert!(decode(&damaged).is_err(), "flip at {position} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn a_frame_has_these_bytes() {
+        let bytes = encode(&[Record::TombstonesCleared]);
+        assert_eq!(&bytes[..4], &[29, 0, 0, 0]);
+        assert_eq!(&bytes[8..], br#"{"type":"tombstones_cleared"}"#);
+        assert_eq!(bytes[4..8], crc32c::crc32c(&bytes[8..]).to_le_bytes());
+    }
+}
