@@ -27,7 +27,10 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with that sentence.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self {
+            code,
+            message: message.into(),
+        }
     }
 }
 
@@ -92,8 +95,14 @@ pub fn plan_topic(
         let message = format!("Topic '{}' already exists.", new.name);
         return Err(Refusal::new(ErrorCode::TopicAlreadyExists, message));
     }
-    if let Some(other) = image.topics().find(|t| topic_name::topic_names_collide(&t.name, &new.name)) {
-        let message = format!("Topic '{}' collides with existing topic: {}", new.name, other.name);
+    if let Some(other) = image
+        .topics()
+        .find(|t| topic_name::topic_names_collide(&t.name, &new.name))
+    {
+        let message = format!(
+            "Topic '{}' collides with existing topic: {}",
+            new.name, other.name
+        );
         return Err(Refusal::new(ErrorCode::InvalidTopicException, message));
     }
     let partition_count = if new.assignments.is_empty() {
@@ -111,7 +120,13 @@ pub fn plan_topic(
         overrides.set(name, value).map_err(invalid_config)?;
     }
     let name = new.name.as_str().into();
-    Ok(Topic { id, name, partition_count, leader_epoch: 0, overrides })
+    Ok(Topic {
+        id,
+        name,
+        partition_count,
+        leader_epoch: 0,
+        overrides,
+    })
 }
 
 fn plain_partition_count(defaults: &Defaults, new: &NewTopic) -> Result<i32, Refusal> {
@@ -152,7 +167,9 @@ fn assigned_partition_count(defaults: &Defaults, new: &NewTopic) -> Result<i32, 
     for (partition, brokers) in &new.assignments {
         check_brokers(defaults.node_id, *partition, brokers)?;
         if !seen.insert(*partition) {
-            return Err(invalid(format!("Found multiple manual partition assignments for {partition}")));
+            return Err(invalid(format!(
+                "Found multiple manual partition assignments for {partition}"
+            )));
         }
     }
     let count = i32::try_from(seen.len())
@@ -167,15 +184,23 @@ fn assigned_partition_count(defaults: &Defaults, new: &NewTopic) -> Result<i32, 
 fn check_brokers(node: NodeId, partition: i32, brokers: &[i32]) -> Result<(), Refusal> {
     let invalid = |message: String| Refusal::new(ErrorCode::InvalidReplicaAssignment, message);
     match brokers {
-        [] => Err(invalid(format!("The manual partition assignment of {partition} is empty."))),
+        [] => Err(invalid(format!(
+            "The manual partition assignment of {partition} is empty."
+        ))),
         [only] if *only == node.0 => Ok(()),
         [only] => Err(invalid(format!(
             "The manual partition assignment includes broker {only}, but no such broker is registered."
         ))),
         many => {
             let repeated = many.iter().collect::<BTreeSet<_>>().len() < many.len();
-            let what = if repeated { "a broker twice" } else { "brokers that are not registered" };
-            Err(invalid(format!("The manual partition assignment of {partition} includes {what}.")))
+            let what = if repeated {
+                "a broker twice"
+            } else {
+                "brokers that are not registered"
+            };
+            Err(invalid(format!(
+                "The manual partition assignment of {partition} includes {what}."
+            )))
         }
     }
 }
@@ -242,7 +267,10 @@ pub fn plan_partitions(
         }
     }
     check_room(image, i64::from(count) - i64::from(there))?;
-    Ok(Record::PartitionsAdded { id: topic.id.to_string(), partitions: count })
+    Ok(Record::PartitionsAdded {
+        id: topic.id.to_string(),
+        partitions: count,
+    })
 }
 
 /// New overrides for a topic.
@@ -270,7 +298,10 @@ pub fn plan_topic_config(
         }
         .map_err(invalid_config)?;
     }
-    Ok(Record::TopicConfigured { id: topic.id.to_string(), configs: texts_of(&overrides) })
+    Ok(Record::TopicConfigured {
+        id: topic.id.to_string(),
+        configs: texts_of(&overrides),
+    })
 }
 
 /// New dynamic settings for the broker (KIP-226). None of them is a list that clients add to.
@@ -291,8 +322,7 @@ pub fn plan_broker_config(
             }
             ConfigChange::Delete(name) => drop(configs.remove(&name)),
             ConfigChange::Append(name, _) | ConfigChange::Subtract(name, _) => {
-                let message =
-                    format!("Config value append is not allowed for config key: {name}");
+                let message = format!("Config value append is not allowed for config key: {name}");
                 return Err(Refusal::new(ErrorCode::InvalidConfig, message));
             }
         }
@@ -306,15 +336,18 @@ pub fn altered(
     broker: &BrokerConfig,
     configs: &BTreeMap<String, String>,
 ) -> Result<BrokerConfig, crate::config::Error> {
-    let altered = configs.iter().map(|(name, value)| (Source::Altered, name.as_str(), value.as_str()));
+    let altered = configs
+        .iter()
+        .map(|(name, value)| (Source::Altered, name.as_str(), value.as_str()));
     broker.with_altered(altered)
 }
 
 fn changes(update: &ConfigUpdate) -> Result<Vec<ConfigChange>, Refusal> {
     let changes = match update {
-        ConfigUpdate::Replace(all) => {
-            all.iter().map(|(name, value)| ConfigChange::Set(name.clone(), value.clone())).collect()
-        }
+        ConfigUpdate::Replace(all) => all
+            .iter()
+            .map(|(name, value)| ConfigChange::Set(name.clone(), value.clone()))
+            .collect(),
         ConfigUpdate::Change(changes) => changes.clone(),
     };
     let mut seen = BTreeSet::new();
@@ -350,23 +383,44 @@ mod tests {
     use super::*;
 
     fn defaults() -> Defaults {
-        Defaults { partition_count: 4, replication_factor: 1, node_id: NodeId(7) }
+        Defaults {
+            partition_count: 4,
+            replication_factor: 1,
+            node_id: NodeId(7),
+        }
     }
 
     fn plan(new: &NewTopic) -> Result<Topic, ErrorCode> {
-        plan_topic(&Image::default(), &defaults(), new, TopicId::from_bytes([1; 16])).map_err(|r| r.code)
+        plan_topic(
+            &Image::default(),
+            &defaults(),
+            new,
+            TopicId::from_bytes([1; 16]),
+        )
+        .map_err(|r| r.code)
     }
 
     fn new_topic(partition_count: i32, replication_factor: i16) -> NewTopic {
-        NewTopic { name: "t".into(), partition_count, replication_factor, ..NewTopic::default() }
+        NewTopic {
+            name: "t".into(),
+            partition_count,
+            replication_factor,
+            ..NewTopic::default()
+        }
     }
 
     #[test]
     fn minus_one_takes_the_brokers_defaults() {
         assert_eq!(plan(&new_topic(-1, -1)).unwrap().partition_count, 4);
         assert_eq!(plan(&new_topic(0, 1)), Err(ErrorCode::InvalidPartitions));
-        assert_eq!(plan(&new_topic(1, 0)), Err(ErrorCode::InvalidReplicationFactor));
-        assert_eq!(plan(&new_topic(1, 2)), Err(ErrorCode::InvalidReplicationFactor));
+        assert_eq!(
+            plan(&new_topic(1, 0)),
+            Err(ErrorCode::InvalidReplicationFactor)
+        );
+        assert_eq!(
+            plan(&new_topic(1, 2)),
+            Err(ErrorCode::InvalidReplicationFactor)
+        );
     }
 
     #[test]
@@ -374,7 +428,12 @@ mod tests {
         let mut new = new_topic(-1, -1);
         new.assignments = vec![(1, vec![7]), (0, vec![7])];
         assert_eq!(plan(&new).unwrap().partition_count, 2);
-        for bad in [vec![(1, vec![7])], vec![(0, vec![8])], vec![(0, vec![])], vec![(0, vec![7, 7])]] {
+        for bad in [
+            vec![(1, vec![7])],
+            vec![(0, vec![8])],
+            vec![(0, vec![])],
+            vec![(0, vec![7, 7])],
+        ] {
             new.assignments = bad;
             assert_eq!(plan(&new), Err(ErrorCode::InvalidReplicaAssignment));
         }
@@ -394,9 +453,15 @@ mod tests {
         assert!(codes(3, Some(&[vec![7]])).is_ok());
         assert_eq!(codes(2, None), Err(ErrorCode::InvalidPartitions));
         assert_eq!(codes(1, None), Err(ErrorCode::InvalidPartitions));
-        assert_eq!(codes(3, Some(&[])), Err(ErrorCode::InvalidReplicaAssignment));
+        assert_eq!(
+            codes(3, Some(&[])),
+            Err(ErrorCode::InvalidReplicaAssignment)
+        );
         let unknown = plan_partitions(&image, &defaults(), "u", 3, None);
-        assert_eq!(unknown.map_err(|r| r.code), Err(ErrorCode::UnknownTopicOrPartition));
+        assert_eq!(
+            unknown.map_err(|r| r.code),
+            Err(ErrorCode::UnknownTopicOrPartition)
+        );
     }
 
     fn configured(update: &ConfigUpdate) -> Result<BTreeMap<String, String>, ErrorCode> {

@@ -47,7 +47,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// Written by a newer Corelog.
-    #[error("{path} says format version {got}, this program knows up to {FORMAT_VERSION}: start a newer Corelog")]
+    #[error(
+        "{path} says format version {got}, this program knows up to {FORMAT_VERSION}: start a newer Corelog"
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -55,7 +57,9 @@ pub enum Error {
         got: u32,
     },
     /// Another broker's.
-    #[error("{path} belongs to node {got}, but node.id is {expected}: set node.id={got} or another data directory")]
+    #[error(
+        "{path} belongs to node {got}, but node.id is {expected}: set node.id={got} or another data directory"
+    )]
     OtherNode {
         /// The file.
         path: PathBuf,
@@ -77,19 +81,30 @@ impl Identity {
         let identity = Self::decode(&bytes, &path)?;
         if identity.node_id != node_id {
             let got = identity.node_id;
-            return Err(Error::OtherNode { path, got, expected: node_id });
+            return Err(Error::OtherNode {
+                path,
+                got,
+                expected: node_id,
+            });
         }
         Ok(Some(identity))
     }
 
     fn decode(bytes: &[u8], path: &Path) -> Result<Self, Error> {
-        let damaged = || Error::Damaged { path: path.to_owned() };
+        let damaged = || Error::Damaged {
+            path: path.to_owned(),
+        };
         let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|_| damaged())?;
         // The version comes first: a newer format may have other fields and another checksum.
-        let version = json.get("format_version").and_then(serde_json::Value::as_u64);
+        let version = json
+            .get("format_version")
+            .and_then(serde_json::Value::as_u64);
         let got = u32::try_from(version.ok_or_else(damaged)?).map_err(|_| damaged())?;
         if got > FORMAT_VERSION {
-            return Err(Error::Newer { path: path.to_owned(), got });
+            return Err(Error::Newer {
+                path: path.to_owned(),
+                got,
+            });
         }
         let sealed: Sealed = serde_json::from_value(json).map_err(|_| damaged())?;
         if sealed.crc32c != sealed.identity.checksum() {
@@ -105,7 +120,10 @@ impl Identity {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let sealed = Sealed { identity: self.clone(), crc32c: self.checksum() };
+        let sealed = Sealed {
+            identity: self.clone(),
+            crc32c: self.checksum(),
+        };
         let mut bytes = serde_json::to_vec_pretty(&sealed).expect("plain fields");
         bytes.push(b'\n');
         bytes
@@ -122,7 +140,12 @@ mod tests {
 
     fn identity() -> Identity {
         let cluster_id = "AAAAAAAAAAAAAAAAAAAAAA".to_owned();
-        Identity { format_version: FORMAT_VERSION, cluster_id, node_id: 1, shard_count: 2 }
+        Identity {
+            format_version: FORMAT_VERSION,
+            cluster_id,
+            node_id: 1,
+            shard_count: 2,
+        }
     }
 
     #[test]

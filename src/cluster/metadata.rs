@@ -32,8 +32,7 @@ pub struct Topic {
 impl Topic {
     /// All partitions in order.
     pub fn partitions(&self) -> impl Iterator<Item = TopicPartition> + '_ {
-        (0..self.partition_count)
-            .map(|p| TopicPartition::new(self.id, PartitionIndex(p)))
+        (0..self.partition_count).map(|p| TopicPartition::new(self.id, PartitionIndex(p)))
     }
 
     /// The partition of that number, if the topic has it.
@@ -48,9 +47,6 @@ impl Topic {
         topic_name::is_internal_topic(&self.name)
     }
 }
-
-
-
 
 /// One change of the metadata. The log holds these in order; their JSON is the on-disk form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +158,10 @@ impl Image {
 
     /// Number of partitions of all live topics.
     pub fn partition_count(&self) -> u64 {
-        self.topics.values().map(|t| u64::try_from(t.partition_count).unwrap_or(0)).sum()
+        self.topics
+            .values()
+            .map(|t| u64::try_from(t.partition_count).unwrap_or(0))
+            .sum()
     }
 
     /// Whether the id belonged to a topic that is deleted while some journal may still hold it.
@@ -197,15 +196,19 @@ impl Image {
 
     fn apply_one(&mut self, record: &Record) -> Result<(), ApplyError> {
         match record {
-            Record::TopicCreated { id, name, partitions, leader_epoch, configs } => {
-                self.create(Topic {
-                    id: parse_id(id)?,
-                    name: name.as_str().into(),
-                    partition_count: *partitions,
-                    leader_epoch: *leader_epoch,
-                    overrides: overrides_of(configs)?,
-                })
-            }
+            Record::TopicCreated {
+                id,
+                name,
+                partitions,
+                leader_epoch,
+                configs,
+            } => self.create(Topic {
+                id: parse_id(id)?,
+                name: name.as_str().into(),
+                partition_count: *partitions,
+                leader_epoch: *leader_epoch,
+                overrides: overrides_of(configs)?,
+            }),
             Record::PartitionsAdded { id, partitions } => {
                 self.change(parse_id(id)?, |topic| topic.partition_count = *partitions)
             }
@@ -284,22 +287,33 @@ impl Image {
             });
         }
         if !self.broker_overrides.is_empty() {
-            records.push(Record::BrokerConfigured { configs: self.broker_overrides.clone() });
+            records.push(Record::BrokerConfigured {
+                configs: self.broker_overrides.clone(),
+            });
         }
         if self.next_producer_id > 0 {
-            records.push(Record::ProducerIdsReserved { next: self.next_producer_id });
+            records.push(Record::ProducerIdsReserved {
+                next: self.next_producer_id,
+            });
         }
         records
     }
 }
 
 fn overrides_of(configs: &BTreeMap<String, String>) -> Result<TopicOverrides, config::Error> {
-    TopicOverrides::new(configs.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    TopicOverrides::new(
+        configs
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    )
 }
 
 /// The overrides as records keep them.
 pub fn texts_of(overrides: &TopicOverrides) -> BTreeMap<String, String> {
-    overrides.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    overrides
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn parse_id(text: &str) -> Result<TopicId, ApplyError> {
@@ -335,13 +349,18 @@ mod tests {
 
     #[test]
     fn a_deleted_topic_leaves_a_tombstone_and_frees_its_name() {
-        let deleted = Record::TopicDeleted { id: id(1).to_string() };
+        let deleted = Record::TopicDeleted {
+            id: id(1).to_string(),
+        };
         let image = Image::default()
             .apply(&[created(1, "orders", 3), deleted, created(2, "orders", 1)])
             .unwrap();
         assert!(image.is_tombstoned(id(1)));
         assert_eq!(image.topic("orders").unwrap().id, id(2));
-        assert_eq!(image.apply(&[created(1, "again", 1)]), Err(ApplyError::IdTaken(id(1))));
+        assert_eq!(
+            image.apply(&[created(1, "again", 1)]),
+            Err(ApplyError::IdTaken(id(1)))
+        );
     }
 
     #[test]
@@ -351,9 +370,17 @@ mod tests {
             .apply(&[
                 created(1, "a", 1),
                 created(2, "b", 2),
-                Record::TopicConfigured { id: id(2).to_string(), configs: configs.clone() },
-                Record::PartitionsAdded { id: id(2).to_string(), partitions: 5 },
-                Record::TopicDeleted { id: id(1).to_string() },
+                Record::TopicConfigured {
+                    id: id(2).to_string(),
+                    configs: configs.clone(),
+                },
+                Record::PartitionsAdded {
+                    id: id(2).to_string(),
+                    partitions: 5,
+                },
+                Record::TopicDeleted {
+                    id: id(1).to_string(),
+                },
                 Record::ProducerIdsReserved { next: 2000 },
                 Record::BrokerConfigured { configs },
             ])
@@ -365,7 +392,13 @@ mod tests {
 
     #[test]
     fn a_record_about_an_unknown_topic_is_refused() {
-        let record = Record::PartitionsAdded { id: id(9).to_string(), partitions: 2 };
-        assert_eq!(Image::default().apply(&[record]), Err(ApplyError::UnknownTopic(id(9))));
+        let record = Record::PartitionsAdded {
+            id: id(9).to_string(),
+            partitions: 2,
+        };
+        assert_eq!(
+            Image::default().apply(&[record]),
+            Err(ApplyError::UnknownTopic(id(9)))
+        );
     }
 }

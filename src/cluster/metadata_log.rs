@@ -77,8 +77,10 @@ impl MetadataLog {
         };
         let path = file_path(directory, number);
         let bytes = rt::fs::read(&path).await?;
-        let (records, valid_size) =
-            decode(&bytes).map_err(|position| Error::Corrupt { path: path.clone(), position })?;
+        let (records, valid_size) = decode(&bytes).map_err(|position| Error::Corrupt {
+            path: path.clone(),
+            position,
+        })?;
         if valid_size < bytes.len() {
             tracing::warn!(
                 file = %path.display(), position = valid_size, cut = bytes.len() - valid_size,
@@ -132,7 +134,9 @@ impl MetadataLog {
         } else {
             let mut buffer = IoBuf::alloc(bytes.len()).await;
             buffer[..bytes.len()].copy_from_slice(&bytes);
-            self.file.write_at(buffer, bytes.len(), self.size_bytes).await?;
+            self.file
+                .write_at(buffer, bytes.len(), self.size_bytes)
+                .await?;
             self.size_bytes = grown;
         }
         self.has_failed = false;
@@ -155,7 +159,15 @@ impl MetadataLog {
 
 /// Small writes at arbitrary positions, each durable when it completes.
 async fn open_for_append(path: &Path) -> std::io::Result<File> {
-    File::open(path, &OpenOptions { write: true, dsync: true, ..OpenOptions::default() }).await
+    File::open(
+        path,
+        &OpenOptions {
+            write: true,
+            dsync: true,
+            ..OpenOptions::default()
+        },
+    )
+    .await
 }
 
 fn file_path(directory: &Path, number: u64) -> PathBuf {
@@ -190,7 +202,11 @@ pub fn decode(bytes: &[u8]) -> Result<(Vec<Record>, usize), u64> {
         position += size;
     }
     let rest = bytes.get(position..).unwrap_or_default();
-    if has_frame_behind(rest) { Err(to_u64(position)) } else { Ok((records, position)) }
+    if has_frame_behind(rest) {
+        Err(to_u64(position))
+    } else {
+        Ok((records, position))
+    }
 }
 
 fn decode_frame(bytes: &[u8]) -> Option<(Record, usize)> {
@@ -242,7 +258,10 @@ mod tests {
         for position in 0..last {
             let mut damaged = bytes.clone();
             damaged[position] ^= 0x40;
-            assert!(decode(&damaged).is_err(), "flip at {position} went unnoticed");
+            assert!(
+                decode(&damaged).is_err(),
+                "flip at {position} went unnoticed"
+            );
         }
     }
 
