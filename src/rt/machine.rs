@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_disk_takes_direct_io_and_memory_filesystems_are_recognised() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let dir = crate::rt::testing::dir();
         let alignment = probe_direct_io(dir.path()).unwrap();
         assert!((512..=4096).contains(&alignment));
         assert_eq!(

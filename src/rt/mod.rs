@@ -46,6 +46,15 @@ mod sys;
 pub mod task;
 mod uring;
 
+#[cfg(test)]
+mod file_tests;
+#[cfg(test)]
+mod net_tests;
+#[cfg(test)]
+mod task_tests;
+#[cfg(test)]
+pub(crate) mod testing;
+
 pub use self::clock::{Instant, now, sleep, timeout, unix_ms};
 pub use self::file::{ALIGNMENT, File, OpenOptions};
 pub use self::random::{random_bytes16, random_u64};

@@ -24,6 +24,8 @@ mod executor;
 mod file;
 mod names;
 mod rng;
+#[cfg(test)]
+mod sim_tests;
 
 pub use self::disk::{CrashMode, DiskOp, Fault, SimDisk};
 pub use self::executor::Sim;

@@ -1,0 +1,284 @@
+//! Tasks, time, blocking work, shards, and the queues between them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::executor::{self, Error, ShardSpec, run_on_cores};
+use super::testing::{on_both, on_uring};
+use super::{Lane, blocking, cross, machine, now, sleep, spawn, timeout, yield_now};
+
+/// Tells when it is dropped.
+struct OnDrop(Rc<Cell<bool>>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
+#[test]
+fn a_task_is_awaited_detached_or_cancelled() {
+    on_both(|_| async move {
+        for lane in Lane::ALL {
+            assert_eq!(spawn(lane, "value", async { 5 }).await, 5);
+        }
+        let ran = Rc::new(Cell::new(false));
+        let theirs = Rc::clone(&ran);
+        spawn(Lane::Read, "detached", async move { theirs.set(true) }).detach();
+        while !ran.get() {
+            yield_now().await;
+        }
+        let dropped = Rc::new(Cell::new(false));
+        let guard = OnDrop(Rc::clone(&dropped));
+        let task = spawn(Lane::Commit, "endless", async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        });
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(task.cancel().await, None);
+        assert!(dropped.get());
+        let guard = OnDrop(Rc::clone(&dropped));
+        dropped.set(false);
+        drop(spawn(
+            Lane::Commit,
+            "never polled",
+            async move { drop(guard) },
+        ));
+        while !dropped.get() {
+            yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn sleeps_end_in_order_and_never_early() {
+    on_both(|_| async move {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let tasks = [30_u64, 10, 20].map(|millis| {
+            let order = Rc::clone(&order);
+            spawn(Lane::Network, "sleeper", async move {
+                let start = now();
+                sleep(Duration::from_millis(millis)).await;
+                assert!(start.elapsed() >= Duration::from_millis(millis));
+                order.borrow_mut().push(millis);
+            })
+        });
+        for task in tasks {
+            task.await;
+        }
+        assert_eq!(*order.borrow(), [10, 20, 30]);
+    });
+}
+
+#[test]
+fn a_timeout_cuts_off_what_is_late_and_nothing_else() {
+    on_both(|_| async move {
+        let late = timeout(Duration::from_millis(2), std::future::pending::<()>()).await;
+        assert_eq!(late, None);
+        let in_time = timeout(Duration::from_secs(5), async {
+            for _ in 0..1000 {
+                yield_now().await;
+            }
+            7
+        });
+        assert_eq!(in_time.await, Some(7));
+        assert_eq!(
+            timeout(Duration::ZERO, async { 1 }).await,
+            Some(1),
+            "ready at once"
+        );
+    });
+}
+
+#[test]
+fn blocking_work_returns_its_value() {
+    on_both(|_| async move {
+        assert_eq!(blocking("add", || 1 + 2).await, 3);
+        let many: Vec<_> = (0..500_u64)
+            .map(|index| spawn(Lane::Read, "job", blocking("square", move || index * index)))
+            .collect();
+        let mut sum = 0;
+        for task in many {
+            sum += task.await;
+        }
+        assert_eq!(sum, (0..500).map(|index| index * index).sum::<u64>());
+    });
+}
+
+#[test]
+fn blocking_work_does_not_hold_the_shard() {
+    on_uring(|| async {
+        let start = now();
+        let slow = spawn(
+            Lane::Read,
+            "slow",
+            blocking("nap", || {
+                std::thread::sleep(Duration::from_millis(200));
+            }),
+        );
+        sleep(Duration::from_millis(5)).await;
+        assert!(start.elapsed() < Duration::from_millis(150));
+        slow.await;
+        assert!(start.elapsed() >= Duration::from_millis(200));
+    });
+}
+
+#[test]
+fn a_panic_in_blocking_work_resumes_at_the_awaiter() {
+    let ended = run_on_cores(vec![ShardSpec::default()], |_| async {
+        blocking("bad", || panic!("as expected by this test")).await;
+    });
+    assert!(matches!(ended, Err(Error::Panicked { shard: 0 })));
+}
+
+#[test]
+fn shards_return_in_order_and_know_their_index() {
+    let specs = vec![ShardSpec::default(); 3];
+    let ended = run_on_cores(specs, |index| async move {
+        assert_eq!(executor::shard_index(), index);
+        index * 10
+    });
+    assert_eq!(ended.unwrap(), [0, 10, 20]);
+}
+
+#[test]
+fn a_shard_is_pinned_to_its_core() {
+    let core = machine::allowed_cores().unwrap()[0];
+    let spec = ShardSpec {
+        core: Some(core),
+        ..ShardSpec::default()
+    };
+    let ended = run_on_cores(vec![spec], |_| async { machine::allowed_cores().unwrap() });
+    assert_eq!(ended.unwrap(), [vec![core]]);
+}
+
+#[test]
+fn no_shard_runs_when_one_cannot_start() {
+    let started = Arc::new(Mutex::new(0));
+    let theirs = Arc::clone(&started);
+    let bad = ShardSpec {
+        ring_depth: 1 << 24,
+        ..ShardSpec::default()
+    };
+    let ended = run_on_cores(vec![ShardSpec::default(), bad], move |_| {
+        *theirs.lock().unwrap() += 1;
+        async {}
+    });
+    let error = ended.unwrap_err();
+    assert!(matches!(error, Error::Start { shard: 1, .. }), "{error}");
+    assert_eq!(*started.lock().unwrap(), 0);
+}
+
+#[test]
+fn a_task_that_holds_the_loop_is_named() {
+    let stats = on_uring(|| async {
+        spawn(Lane::Network, "hog", async {
+            std::thread::sleep(Duration::from_millis(60));
+        })
+        .await;
+        executor::stalls()
+    });
+    assert_eq!((stats.stalls, stats.longest_task), (1, "hog"));
+    assert!(stats.longest >= Duration::from_millis(60));
+    assert!(stats.busy >= stats.longest && stats.stalled >= stats.longest);
+}
+
+#[test]
+fn an_idle_shard_uses_no_cpu() {
+    let spent = on_uring(|| async {
+        sleep(Duration::from_millis(50)).await;
+        let before = thread_cpu();
+        sleep(Duration::from_millis(500)).await;
+        thread_cpu() - before
+    });
+    assert!(
+        spent < Duration::from_millis(50),
+        "spent {spent:?} in 500 ms of idling"
+    );
+}
+
+/// CPU time of this thread, from `/proc/thread-self/schedstat` (nanoseconds on the CPU come first).
+fn thread_cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Each end of the queues is taken by the shard that it is for.
+type Ends<T> = Arc<Mutex<Option<T>>>;
+
+fn end<T>(end: T) -> Ends<T> {
+    Arc::new(Mutex::new(Some(end)))
+}
+
+#[test]
+fn values_cross_between_shards_in_order() {
+    const COUNT: u64 = 100_000;
+    let (sender, receiver) = cross::channel::<Box<u64>>(64);
+    let (sender, receiver) = (end(sender), end(receiver));
+    run_on_cores(vec![ShardSpec::default(); 2], move |index| {
+        let (sender, receiver) = (Arc::clone(&sender), Arc::clone(&receiver));
+        async move {
+            if index == 0 {
+                let mut sender = sender.lock().unwrap().take().unwrap();
+                for value in 0..COUNT {
+                    sender.send(Box::new(value)).await.unwrap();
+                }
+            } else {
+                let mut receiver = receiver.lock().unwrap().take().unwrap();
+                for value in 0..COUNT {
+                    assert_eq!(receiver.recv().await, Some(Box::new(value)));
+                }
+                assert_eq!(receiver.recv().await, None, "the sender is gone");
+            }
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_parked_shard_is_woken_by_a_value() {
+    let (sender, receiver) = cross::channel::<u64>(1);
+    let (sender, receiver) = (end(sender), end(receiver));
+    let waits = run_on_cores(vec![ShardSpec::default(); 2], move |index| {
+        let (sender, receiver) = (Arc::clone(&sender), Arc::clone(&receiver));
+        async move {
+            let mut worst = Duration::ZERO;
+            if index == 0 {
+                let mut sender = sender.lock().unwrap().take().unwrap();
+                for _ in 0..20 {
+                    sleep(Duration::from_millis(10)).await;
+                    sender.send(now().as_nanos()).await.unwrap();
+                }
+            } else {
+                let mut receiver = receiver.lock().unwrap().take().unwrap();
+                while let Some(sent) = receiver.recv().await {
+                    worst = worst.max(Duration::from_nanos(now().as_nanos() - sent));
+                }
+            }
+            worst
+        }
+    });
+    let worst = waits.unwrap()[1];
+    assert!(worst < Duration::from_millis(500), "woken after {worst:?}");
+}
+
+#[test]
+fn a_dropped_receiver_fails_the_sender_and_a_full_queue_makes_it_wait() {
+    on_both(|_| async move {
+        let (mut sender, mut receiver) = cross::channel(1);
+        assert_eq!(sender.try_send(1), Ok(()));
+        assert_eq!(sender.try_send(2), Err(cross::TrySendError::Full(2)));
+        let sending = spawn(Lane::Network, "sender", async move {
+            sender.send(2).await.unwrap();
+            sender.send(3).await
+        });
+        assert_eq!(receiver.recv().await, Some(1));
+        assert_eq!(receiver.recv().await, Some(2));
+        drop(receiver);
+        let ended = sending.await;
+        // 3 was sent just before the receiver went, or came back.
+        assert!(matches!(ended, Ok(()) | Err(3)));
+    });
+}

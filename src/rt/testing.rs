@@ -1,0 +1,49 @@
+//! For tests: a directory on the build's own disk, and one body run on both runtimes.
+//!
+//! Runs on: test threads only.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use super::executor::{ShardSpec, run_on_cores};
+use super::sim::Sim;
+
+/// Seeds that a body runs under.
+const SEEDS: u64 = 20;
+
+/// A directory on the disk that the build uses: takes direct I/O, unlike some `/tmp`.
+pub(crate) fn dir() -> tempfile::TempDir {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    std::fs::create_dir_all(&target).unwrap();
+    tempfile::tempdir_in(target).unwrap()
+}
+
+/// Runs `body` on one io_uring shard that is not pinned.
+pub(crate) fn on_uring<F, Fut, T>(body: F) -> T
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    run_on_cores(vec![ShardSpec::default()], move |_| body())
+        .unwrap()
+        .remove(0)
+}
+
+/// Runs `body` in a fresh directory: once over io_uring, then on simulated disks under many seeds.
+pub(crate) fn on_both<F, Fut>(body: F)
+where
+    F: Fn(PathBuf) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let dir = dir();
+    let path = dir.path().to_owned();
+    let real = body.clone();
+    on_uring(move || real(path.clone()));
+    for seed in 0..SEEDS {
+        Sim::new(seed).run(async {
+            super::fs::create_dir_all("/data").await.unwrap();
+            body(PathBuf::from("/data")).await;
+        });
+    }
+}
