@@ -139,7 +139,7 @@ where
                 failure = failure.or(Some(Error::Start {
                     shard: index,
                     source,
-                }))
+                }));
             }
         }
     }

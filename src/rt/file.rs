@@ -135,7 +135,7 @@ impl File {
             Runtime::Uring(_) => open(&path, *options).await,
             Runtime::Sim(_) => SimFile::open(&path, *options).await.map(Handle::Sim),
         };
-        let handle = handle.map_err(|error| named(error, "open", &path))?;
+        let handle = handle.map_err(|error| named(&error, "open", &path))?;
         Ok(Self {
             inner: Rc::new(Inner {
                 path,
@@ -177,7 +177,7 @@ impl File {
                 })
             }
         };
-        read.map_err(|error| self.named(error, &format!("read {len} bytes at {pos}")))
+        read.map_err(|error| self.named(&error, &format!("read {len} bytes at {pos}")))
     }
 
     /// Writes the first `len` bytes of `buf` at `pos`, all of them, and gives the buffer back, cut
@@ -199,7 +199,7 @@ impl File {
         };
         written
             .map(|memory| IoBuf::from_parts(memory, permit))
-            .map_err(|error| self.named(error, &format!("write {len} bytes at {pos}")))
+            .map_err(|error| self.named(&error, &format!("write {len} bytes at {pos}")))
     }
 
     /// Makes every write that has completed durable, and the length with it.
@@ -211,7 +211,7 @@ impl File {
             Handle::Buffered(file) => file.fdatasync().await.map_err(plain),
             Handle::Sim(file) => file.fdatasync().await,
         };
-        synced.map_err(|error| self.named(error, "flush"))
+        synced.map_err(|error| self.named(&error, "flush"))
     }
 
     /// Reserves disk space for `len` bytes from `pos`; the file's length stays.
@@ -221,7 +221,7 @@ impl File {
         use std::os::fd::AsFd;
         let allocated = match self.duplicate() {
             Some(file) => {
-                let file = file.map_err(|error| self.named(error, "allocate"))?;
+                let file = file.map_err(|error| self.named(&error, "allocate"))?;
                 blocking::run(Kind::Files, "allocate", move || {
                     sys::fallocate_keep_size(file.as_fd(), pos, len)
                 })
@@ -229,7 +229,7 @@ impl File {
             }
             None => self.sim().allocate(pos, len).await,
         };
-        allocated.map_err(|error| self.named(error, &format!("allocate {len} bytes at {pos}")))
+        allocated.map_err(|error| self.named(&error, &format!("allocate {len} bytes at {pos}")))
     }
 
     /// Sets the file's length. Durable after the next flush.
@@ -238,7 +238,7 @@ impl File {
     pub async fn truncate(&self, len: u64) -> io::Result<()> {
         let truncated = match self.duplicate() {
             Some(file) => {
-                let file = file.map_err(|error| self.named(error, "truncate"))?;
+                let file = file.map_err(|error| self.named(&error, "truncate"))?;
                 blocking::run(Kind::Files, "truncate", move || {
                     std::fs::File::from(file).set_len(len)
                 })
@@ -246,7 +246,7 @@ impl File {
             }
             None => self.sim().truncate(len).await,
         };
-        truncated.map_err(|error| self.named(error, &format!("truncate to {len} bytes")))
+        truncated.map_err(|error| self.named(&error, &format!("truncate to {len} bytes")))
     }
 
     /// The file's length.
@@ -258,7 +258,7 @@ impl File {
             Handle::Buffered(file) => file.file_size().await.map_err(plain),
             Handle::Sim(file) => file.len(),
         };
-        len.map_err(|error| self.named(error, "measure"))
+        len.map_err(|error| self.named(&error, "measure"))
     }
 
     /// Closes the file, unless clones of it are left: then the last of them does.
@@ -273,7 +273,7 @@ impl File {
             Handle::Buffered(file) => file.close().await.map_err(plain),
             Handle::Sim(_) => Ok(()),
         };
-        closed.map_err(|error| named(error, "close", &inner.path))
+        closed.map_err(|error| named(&error, "close", &inner.path))
     }
 
     /// A descriptor for the blocking pool, of its own: it stays good if this file is closed
@@ -299,10 +299,10 @@ impl File {
             return Ok(());
         }
         let error = io::Error::new(io::ErrorKind::InvalidInput, "not aligned for direct I/O");
-        Err(self.named(error, &format!("{what} {len} bytes at {pos}")))
+        Err(self.named(&error, &format!("{what} {len} bytes at {pos}")))
     }
 
-    fn named(&self, error: io::Error, what: &str) -> io::Error {
+    fn named(&self, error: &io::Error, what: &str) -> io::Error {
         named(error, what, &self.inner.path)
     }
 }
@@ -388,7 +388,7 @@ fn plain(error: GlommioError<()>) -> io::Error {
 }
 
 /// `error`, saying what was tried on which file. Keeps its kind.
-pub(super) fn named(error: io::Error, what: &str, path: &Path) -> io::Error {
+pub(super) fn named(error: &io::Error, what: &str, path: &Path) -> io::Error {
     io::Error::new(
         error.kind(),
         format!("cannot {what}: {}: {error}", path.display()),

@@ -47,7 +47,7 @@ async fn on_disk<T: Send + 'static>(
             result
         }
     };
-    result.map_err(|error| named(error, what, path))
+    result.map_err(|error| named(&error, what, path))
 }
 
 /// Makes the directory and those above it.
@@ -180,10 +180,10 @@ async fn write_file(path: &Path, bytes: Vec<u8>, new: bool) -> io::Result<()> {
             file.sync_data()
         })
         .await;
-        return written.map_err(|error| named(error, "write", path));
+        return written.map_err(|error| named(&error, "write", path));
     };
     let written = shard.disk().write_file(&shard, path, &bytes, new).await;
-    written.map_err(|error| named(error, "write", path))
+    written.map_err(|error| named(&error, "write", path))
 }
 
 /// Replaces the file's content: the old or the new is there at any time, the new one durably when
@@ -225,11 +225,8 @@ pub async fn free_space(path: impl AsRef<Path>) -> io::Result<u64> {
 
 /// Whether there is a file or directory of that name.
 pub async fn exists(path: impl AsRef<Path>) -> io::Result<bool> {
-    on_disk(
-        "look for",
-        path.as_ref(),
-        |path| path.try_exists(),
-        |disk, path| Ok(disk.exists(path)),
-    )
+    on_disk("look for", path.as_ref(), Path::try_exists, |disk, path| {
+        Ok(disk.exists(path))
+    })
     .await
 }

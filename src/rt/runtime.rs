@@ -32,7 +32,9 @@ pub(super) fn with<R>(f: impl FnOnce(Option<&Runtime>) -> R) -> R {
 /// # Panics
 /// Outside of a runtime: the caller is not on a shard, which is a mistake in the program.
 pub(super) fn current() -> Runtime {
-    with(|current| current.cloned()).expect("[one-runtime] called on a thread that runs no shard")
+    CURRENT
+        .with_borrow(Clone::clone)
+        .expect("[one-runtime] called on a thread that runs no shard")
 }
 
 /// Makes `runtime` the current one until the guard is dropped.

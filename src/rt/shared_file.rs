@@ -62,7 +62,7 @@ impl SharedFile {
                 SimFile::open(&path, options).await.map(Handle::Sim)
             }
         };
-        let handle = handle.map_err(|error| named(error, "open", &path))?;
+        let handle = handle.map_err(|error| named(&error, "open", &path))?;
         Ok(Self {
             inner: Arc::new(Inner { path, handle }),
         })
@@ -91,7 +91,7 @@ impl SharedFile {
             }
         };
         read.map(Bytes::from)
-            .map_err(|error| named(error, &format!("read {len} bytes at {pos}"), self.path()))
+            .map_err(|error| named(&error, &format!("read {len} bytes at {pos}"), self.path()))
     }
 
     /// The descriptor; `None` under the simulator.

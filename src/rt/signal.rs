@@ -96,3 +96,26 @@ impl Termination {
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::testing::on_uring;
+
+    #[test]
+    fn a_signal_wakes_every_shard_that_waits() {
+        let termination = Termination::on_signals().unwrap();
+        assert!(!termination.is_requested());
+        let theirs = termination.clone();
+        let sender = std::thread::spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            signal_hook::low_level::raise(SIGTERM).unwrap();
+        });
+        on_uring(move || {
+            let theirs = theirs.clone();
+            async move { theirs.wait().await }
+        });
+        assert!(termination.is_requested());
+        sender.join().unwrap();
+    }
+}

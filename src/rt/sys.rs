@@ -152,7 +152,7 @@ pub(super) fn set_soft_limit(which: Limit, soft: u64, hard: u64) -> io::Result<(
     check(unsafe { libc::setrlimit(which.resource(), &raw const value) })
 }
 
-/// io_uring_setup(2) of a ring with one entry: whether this process may use io_uring at all.
+/// `io_uring_setup(2)` of a ring with one entry: whether this process may use io_uring at all.
 pub(super) fn io_uring_setup() -> io::Result<()> {
     // The kernel's io_uring_params: 120 bytes, all zero for "nothing special".
     let mut params = [0_u64; 15];

@@ -41,14 +41,14 @@ impl SimFile {
     }
 
     pub(in crate::rt) async fn read_at(&self, pos: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.check(self.options.read)?;
+        check(self.options.read)?;
         let shard = shard();
         shard.delay(20, 200).await;
         shard.disk().read_open(self.inode, pos, buf)
     }
 
     pub(in crate::rt) async fn write_at(&self, pos: u64, bytes: &[u8]) -> io::Result<()> {
-        self.check(self.options.write)?;
+        check(self.options.write)?;
         let shard = shard();
         let id = shard.disk().begin_write(self.inode, pos, bytes);
         shard.halt_if_crashed().await;
@@ -84,7 +84,7 @@ impl SimFile {
     }
 
     async fn resize(&self, len: Option<u64>) -> io::Result<()> {
-        self.check(self.options.write)?;
+        check(self.options.write)?;
         let shard = shard();
         shard.disk_delay().await;
         let resized = shard.disk().resize(self.inode, len);
@@ -95,13 +95,13 @@ impl SimFile {
     pub(in crate::rt) fn len(&self) -> io::Result<u64> {
         shard().disk().len_open(self.inode)
     }
+}
 
-    fn check(&self, allowed: bool) -> io::Result<()> {
-        if allowed {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::PermissionDenied.into())
-        }
+fn check(allowed: bool) -> io::Result<()> {
+    if allowed {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
     }
 }
 

@@ -45,7 +45,9 @@ impl Names {
 
     /// Changes names, all of `edits` as a whole; not durable yet.
     pub(super) fn change(&mut self, edits: Vec<Edit>) {
-        edits.iter().for_each(|edit| apply(&mut self.live, edit));
+        for edit in &edits {
+            apply(&mut self.live, edit);
+        }
         self.pending.push(edits);
     }
 
@@ -67,7 +69,9 @@ impl Names {
         self.pending.retain(|edits| {
             let take = taken.next().unwrap_or(false);
             if take {
-                edits.iter().for_each(|edit| apply(durable, edit));
+                for edit in edits {
+                    apply(durable, edit);
+                }
             }
             !take
         });
@@ -90,7 +94,9 @@ impl Names {
                     CrashMode::Torn => rng.chance(2),
                 };
             if keep {
-                edits.iter().for_each(|edit| apply(&mut self.durable, edit));
+                for edit in &edits {
+                    apply(&mut self.durable, edit);
+                }
             } else {
                 lost.extend(edits.iter().map(key));
             }
