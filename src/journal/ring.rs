@@ -235,14 +235,16 @@ impl Ring {
         }
     }
 
-    /// The longest block that can follow the newest one in the same file.
-    pub fn room_in_file(&self) -> u64 {
-        self.free_in_head().len
+    /// Whether an empty block may be written: only where the reserve stays half whole.
+    pub fn has_room_for_empty_block(&self) -> bool {
+        self.outstanding == 0 && self.fits_alone(PAGE, self.control_reserve() / 2)
     }
 
-    /// The largest block that any free stretch takes.
-    pub fn room_in_one(&self) -> u64 {
-        self.free().map(|free| free.len).max().unwrap_or(0)
+    /// Length of the free stretch that a block of `len` bytes would go to.
+    pub fn stretch_for(&self, len: u64) -> Option<u64> {
+        self.free()
+            .find(|free| free.len >= len)
+            .map(|free| free.len)
     }
 
     /// Takes the place of the next block, `len` bytes long, or `None` when no stretch is long

@@ -61,15 +61,20 @@ impl Model {
         if count == 0 {
             return;
         }
-        let mut charges: Vec<u64> = self.queued.drain(..count).collect();
-        let total: u64 = charges.iter().sum();
-        let largest = charges.iter().copied().max().unwrap_or(PAGE);
-        let mut len = total.saturating_sub(saved * PAGE).max(largest);
-        if len > self.ring.room_in_file() && count > 1 {
-            // the committer fills the rest of a file only with what fits there
-            len = charges[0];
-            self.queued.splice(0..0, charges.split_off(1));
+        // as the committer does: as many as fit where the first one goes
+        let stretch = self.ring.stretch_for(self.queued[0]).expect("[ring-room]");
+        let (mut taken, mut total, mut largest, mut len) = (0, 0, 0, 0);
+        for charge in &self.queued[..count] {
+            total += charge;
+            largest = largest.max(*charge);
+            let longer = total.saturating_sub(saved * PAGE).max(largest);
+            if longer > stretch {
+                break;
+            }
+            len = longer;
+            taken += 1;
         }
+        let charges: Vec<u64> = self.queued.drain(..taken).collect();
         for charge in &charges {
             self.ring.release(*charge);
         }
@@ -261,15 +266,19 @@ fn ring_wraps_into_what_was_freed_of_the_oldest_file() {
     for _ in 0..5 {
         assert!(write(&mut model));
     }
-    assert_eq!(model.ring.room_in_file(), 0);
+    assert_eq!(
+        model.ring.stretch_for(PAGE),
+        Some(8 * PAGE),
+        "the file is full"
+    );
     assert!(write(&mut model));
     assert_eq!(
         model.live.last().map(|block| block.slot.offset),
         Some(FILE_START)
     );
     assert_eq!(
-        model.ring.room_in_file(),
-        7 * PAGE,
+        model.ring.stretch_for(PAGE),
+        Some(7 * PAGE),
         "up to the oldest needed block"
     );
 }
