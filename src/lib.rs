@@ -8,4 +8,5 @@ pub mod journal;
 pub mod log;
 pub mod model;
 pub mod rt;
+pub mod telemetry;
 pub mod wire;

@@ -1,0 +1,55 @@
+//! Log lines on standard error: for people, or one JSON object a line.
+//!
+//! Fields that every line about them carries, by these names: `shard`, `topic`, `partition`, `client_id`,
+//! `peer`. Ready lines and one-line start-up errors are not log lines: `broker.rs` prints them.
+
+use std::io::IsTerminal;
+use std::str::FromStr;
+
+use tracing_subscriber::filter::LevelFilter;
+
+/// Why logging did not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoggingError {
+    /// Not a level.
+    #[error("the log level is one of error, warn, info, debug, trace")]
+    Level,
+    /// Logging was started already.
+    #[error("logging was started twice in one process")]
+    AlreadyStarted,
+}
+
+/// Starts logging for the whole process: `level` is one of Kafka's and everybody's five words.
+pub fn start(level: &str, is_json: bool) -> Result<(), LoggingError> {
+    let level = LevelFilter::from_str(level).map_err(|_| LoggingError::Level)?;
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr);
+    let started = if is_json {
+        lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .try_init()
+    } else {
+        lines
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init()
+    };
+    started.map_err(|_| LoggingError::AlreadyStarted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_level_and_a_second_start_are_refused() {
+        assert_eq!(start("loud", false), Err(LoggingError::Level));
+        // another test of this process may have been first
+        let _ = start("error", true);
+        assert_eq!(start("error", false), Err(LoggingError::AlreadyStarted));
+    }
+}
