@@ -1,2 +1,0 @@
-//! Crash runner.
-fn main() {}
