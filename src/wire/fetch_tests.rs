@@ -1,3 +1,5 @@
+//! Fetch on the wire: golden bytes, round trips against kafka-protocol, damaged frames.
+
 use bytes::{Buf, BytesMut};
 use kafka_protocol::messages as kp;
 use kafka_protocol::messages::fetch_request as kpr;

@@ -1,3 +1,5 @@
+//! Produce on the wire: golden bytes, round trips against kafka-protocol, damaged frames.
+
 use bytes::{Buf, BytesMut};
 use kafka_protocol::messages as kp;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
