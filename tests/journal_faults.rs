@@ -1,0 +1,590 @@
+//! The commit journal on a simulated disk that fails, lies or was tampered with: one story a test.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use corelog::journal::Journal;
+use corelog::journal::config::JournalConfig;
+use corelog::journal::entry::{Entry, EntryKind};
+use corelog::journal::error::JournalError;
+use corelog::journal::journal::{Owner, Position};
+use corelog::journal::replay::{Replay, ReplayEnd, ReplayError, ReplayedEntry};
+use corelog::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
+use corelog::model::offset::Offset;
+use corelog::rt::sim::{CrashMode, DiskOp, Fault, Sim, SimDisk};
+use corelog::rt::{Lane, fs, sleep, spawn, timeout};
+
+const DIR: &str = "/data/journal/shard-000";
+const CHECKPOINT: &str = "/data/journal/shard-000/checkpoint";
+const FIRST_FILE: &str = "/data/journal/shard-000/00000000.wal";
+const PAGE: u64 = 4096;
+
+fn config() -> JournalConfig {
+    JournalConfig {
+        ring_bytes: 4 * 64 * 1024,
+        file_bytes: 64 * 1024,
+        first_file_bytes: 64 * 1024,
+        commit_bytes: 16 * 1024,
+        parallel_bytes_min: 4 * 1024,
+        queue_bytes_max: 256 * 1024,
+        ..JournalConfig::default()
+    }
+}
+
+fn entry(number: u64, length: usize) -> Entry {
+    let number = i64::try_from(number).expect("small");
+    Entry {
+        kind: EntryKind::Append,
+        topic_partition: TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0)),
+        segment_base: Offset::new(0),
+        file_position: 0,
+        base_offset: Offset::new(number),
+        next_offset: Offset::new(number + 1),
+        leader_epoch: LeaderEpoch(0),
+        payload: Bytes::from(vec![0x5a; length]).into(),
+    }
+}
+
+/// Runs one life of a machine on a disk.
+fn life<F: Future>(disk: &SimDisk, future: F) -> F::Output {
+    Sim::with_disk(1, disk.clone()).run(future)
+}
+
+fn new_disk() -> SimDisk {
+    let disk = SimDisk::new(1);
+    life(&disk, async {
+        fs::create_dir_all("/data").await.expect("makes");
+        fs::sync_dir("/").await.expect("flushes");
+    });
+    disk
+}
+
+async fn open_with(config: JournalConfig) -> Journal {
+    let mut replay = Replay::open(Path::new(DIR)).await.expect("opens");
+    while replay.next_entry().await.expect("no damage").is_some() {}
+    let retired = replay.retire(Vec::new()).await.expect("retires");
+    Journal::open(retired, config).await.expect("opens")
+}
+
+async fn open() -> Journal {
+    open_with(config()).await
+}
+
+async fn append(journal: &Journal, number: u64, length: usize) -> Result<Position, JournalError> {
+    let reservation = journal.reserve(length).await?;
+    journal.enqueue(reservation, Owner(0), entry(number, length))
+}
+
+/// Appends entries one by one, each in a block of its own, durable.
+async fn append_blocks(journal: &Journal, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let position = append(journal, number, 100)
+            .await
+            .expect("the journal works");
+        journal.durable(position).await.expect("the journal works");
+    }
+}
+
+/// Offsets of what is replayed, the damage met on the way, and the end.
+async fn replay() -> (Vec<i64>, Vec<String>, Option<ReplayEnd>) {
+    let mut replay = Replay::open(Path::new(DIR)).await.expect("opens");
+    let (mut found, mut damage) = (Vec::new(), Vec::new());
+    loop {
+        match replay.next_entry().await {
+            Ok(Some(ReplayedEntry { entry, .. })) => found.push(entry.base_offset.get()),
+            Ok(None) => return (found, damage, replay.end().cloned()),
+            Err(error @ ReplayError::Damaged { .. }) => damage.push(error.to_string()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_write_nothing_is_acknowledged_any_more() {
+    for skip in 0..30 {
+        let disk = new_disk();
+        let acknowledged = life(&disk, async {
+            let journal = open().await;
+            while journal.is_growing() {
+                sleep(Duration::from_millis(1)).await;
+            }
+            disk.inject(Fault {
+                op: DiskOp::Write,
+                path: ".wal".to_owned(),
+                error: std::io::ErrorKind::Other,
+                skip,
+                times: 1,
+            });
+            let producer = journal.clone();
+            let producer = spawn(Lane::Network, "producer", async move {
+                let mut number = 0;
+                loop {
+                    // several blocks are in flight, so others complete after the one that fails
+                    if append(&producer, number, 3000).await.is_err() {
+                        return;
+                    }
+                    number += 1;
+                    if number % 7 == 0 {
+                        sleep(Duration::from_micros(300)).await;
+                    }
+                    if number % 20 == 0 {
+                        let durable = producer.durable_position();
+                        let _ = producer.write_checkpoint(durable, Vec::new()).await;
+                    }
+                }
+            });
+            let mut acknowledged = 0;
+            let error = loop {
+                match journal.next_completed().await {
+                    Ok(all) => {
+                        acknowledged = all.last().map_or(acknowledged, |last| last.position.0 + 1);
+                    }
+                    Err(error) => break error,
+                }
+            };
+            let text = error.to_string();
+            assert!(text.contains(DIR) && text.contains(" at "), "{text}");
+            let durable = journal.durable_position();
+            assert!(durable.0 >= acknowledged);
+            sleep(Duration::from_millis(500)).await;
+            assert_eq!(
+                journal.durable_position(),
+                durable,
+                "later writes are not reported"
+            );
+            assert!(journal.next_completed().await.is_err());
+            assert!(journal.reserve(10).await.is_err());
+            assert!(journal.reserve_control(0).await.is_err());
+            assert!(journal.durable(durable).await.is_err());
+            assert!(journal.write_checkpoint(durable, Vec::new()).await.is_err());
+            assert!(journal.failed().is_some());
+            producer.await;
+            assert!(journal.close().await.is_err());
+            acknowledged
+        });
+        disk.clear_faults();
+        disk.crash(CrashMode::Torn);
+        let (found, damage, _) = life(&disk, replay());
+        let last = found
+            .last()
+            .map_or(0, |last| u64::try_from(last + 1).expect("small"));
+        assert!(damage.is_empty(), "skip {skip}: {damage:?}");
+        assert!(
+            last >= acknowledged || found.is_empty(),
+            "skip {skip}: acknowledged and lost"
+        );
+    }
+}
+
+/// Ten blocks at pages 1 to 10 of the first file and, after a pause, the empty one at page 11.
+fn disk_with_ten_blocks(pause: Duration) -> SimDisk {
+    let disk = new_disk();
+    life(&disk, async {
+        let journal = open().await;
+        append_blocks(&journal, 0..10).await;
+        sleep(pause).await;
+    });
+    disk
+}
+
+#[test]
+fn damaged_block_that_was_durable_is_an_error_that_names_file_and_position() {
+    for damaged in 0..10_u64 {
+        let disk = disk_with_ten_blocks(Duration::from_millis(100));
+        let position = (damaged + 1) * PAGE;
+        disk.poke(FIRST_FILE, position + 130, b"oops")
+            .expect("pokes");
+        let (found, damage, end) = life(&disk, replay());
+        let damaged = i64::try_from(damaged).expect("small");
+        let expected: Vec<i64> = (0..10).filter(|number| *number != damaged).collect();
+        assert_eq!(found, expected, "what lies before and behind the damage");
+        assert_eq!(damage.len(), 1);
+        let sequence = damaged + 1;
+        let text = format!("{FIRST_FILE}: journal block {sequence} at byte {position} was durable");
+        assert!(damage[0].starts_with(&text), "{}", damage[0]);
+        assert_eq!(end, Some(ReplayEnd::Clean));
+    }
+}
+
+#[test]
+fn damaged_last_block_is_a_torn_end_when_no_later_block_vouches_for_it() {
+    let disk = disk_with_ten_blocks(Duration::ZERO);
+    disk.poke(FIRST_FILE, 10 * PAGE + 130, b"oops")
+        .expect("pokes");
+    let (found, damage, end) = life(&disk, replay());
+    assert_eq!(found, (0..9).collect::<Vec<i64>>());
+    assert!(damage.is_empty());
+    let torn = ReplayEnd::Torn {
+        file: FIRST_FILE.into(),
+        position: 10 * PAGE,
+    };
+    assert_eq!(end, Some(torn));
+}
+
+#[test]
+fn several_damaged_blocks_and_lost_file_heads_are_found() {
+    let disk = disk_with_ten_blocks(Duration::from_millis(100));
+    disk.poke(FIRST_FILE, 0, &[0; 4096]).expect("pokes");
+    disk.poke(FIRST_FILE, 2 * PAGE, &[0; 3 * 4096])
+        .expect("pokes");
+    disk.poke(FIRST_FILE, 7 * PAGE, &[0; 4096]).expect("pokes");
+    let (found, damage, _) = life(&disk, replay());
+    assert_eq!(found, vec![0, 4, 5, 7, 8, 9]);
+    assert_eq!(damage.len(), 2);
+}
+
+#[test]
+fn block_that_the_device_cannot_read_is_an_error_and_the_others_come() {
+    let disk = disk_with_ten_blocks(Duration::from_millis(100));
+    let read = |skip, times| {
+        disk.inject(Fault {
+            op: DiskOp::Read,
+            path: "00000000.wal".to_owned(),
+            error: std::io::ErrorKind::Other,
+            skip,
+            times,
+        });
+    };
+    // the file's header and its first block are read to find the newest run; then the chunk with
+    // all blocks fails, its fifteen pages, and the first one twice more, tried as a file's start
+    read(2, 18);
+    let (found, damage, _) = life(&disk, replay());
+    disk.clear_faults();
+    assert_eq!(damage.len(), 1, "{damage:?}");
+    assert!(damage[0].contains("at byte 4096"), "{}", damage[0]);
+    assert_eq!(found, (1..10).collect::<Vec<i64>>());
+    // an error that passes is none
+    read(2, 2);
+    let (found, damage, _) = life(&disk, replay());
+    assert_eq!((found.len(), damage.len()), (10, 0));
+}
+
+#[test]
+fn without_a_checkpoint_the_oldest_linked_block_is_found() {
+    for is_damaged in [false, true] {
+        let disk = new_disk();
+        let next = life(&disk, async {
+            let journal = open().await;
+            while journal.is_growing() {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let mut next = 0;
+            for _ in 0..5 {
+                append_blocks(&journal, next..next + 15).await;
+                next += 15;
+                let pin = journal.durable_position();
+                journal
+                    .write_checkpoint(pin, Vec::new())
+                    .await
+                    .expect("writes");
+            }
+            append_blocks(&journal, next..next + 3).await;
+            if is_damaged {
+                let garbage = vec![0x11; 300];
+                fs::write_atomic(CHECKPOINT, garbage).await.expect("writes");
+            } else {
+                fs::remove_file(CHECKPOINT).await.expect("removes");
+            }
+            next + 3
+        });
+        let (found, damage, _) = life(&disk, replay());
+        assert!(damage.is_empty());
+        let next = i64::try_from(next).expect("small");
+        let first = *found.first().expect("entries");
+        assert!(first <= next - 3, "all that was not freed");
+        assert_eq!(found, (first..next).collect::<Vec<i64>>());
+        // and the run after it is a new one
+        life(&disk, async {
+            let journal = open().await;
+            append_blocks(&journal, 1000..1002).await;
+        });
+        assert_eq!(life(&disk, replay()).0, vec![1000, 1001]);
+    }
+}
+
+#[test]
+fn checkpoint_of_an_earlier_run_is_not_believed() {
+    let disk = new_disk();
+    let old = life(&disk, async {
+        let journal = open().await;
+        append_blocks(&journal, 0..5).await;
+        fs::read(CHECKPOINT).await.expect("reads")
+    });
+    life(&disk, async {
+        let journal = open().await;
+        append_blocks(&journal, 100..103).await;
+        fs::write_atomic(CHECKPOINT, old).await.expect("writes");
+        let replay = Replay::open(Path::new(DIR)).await.expect("opens");
+        assert!(!replay.has_current_checkpoint());
+    });
+    assert_eq!(life(&disk, replay()).0, vec![100, 101, 102]);
+}
+
+#[test]
+fn files_of_a_newer_format_or_of_another_ring_are_refused() {
+    let disk = disk_with_ten_blocks(Duration::ZERO);
+    let refused = || {
+        life(&disk, async {
+            match Replay::open(Path::new(DIR)).await {
+                Ok(_) => panic!("accepted"),
+                Err(error) => error.to_string(),
+            }
+        })
+    };
+    disk.poke(FIRST_FILE, 4, &[9]).expect("pokes");
+    let text = refused();
+    assert!(
+        text.contains(FIRST_FILE) && text.contains("version 9 is newer"),
+        "{text}"
+    );
+    disk.poke(FIRST_FILE, 4, &[1]).expect("pokes");
+    disk.poke(CHECKPOINT, 4, &[9]).expect("pokes");
+    let text = refused();
+    assert!(
+        text.contains(CHECKPOINT) && text.contains("version 9 is newer"),
+        "{text}"
+    );
+    disk.poke(CHECKPOINT, 4, &[1]).expect("pokes");
+    life(&disk, async {
+        let bytes = fs::read(FIRST_FILE).await.expect("reads");
+        fs::write_new("/data/journal/shard-000/00000009.wal", bytes)
+            .await
+            .expect("writes");
+    });
+    let text = refused();
+    assert!(
+        text.contains("00000009.wal") && text.contains("does not belong"),
+        "{text}"
+    );
+}
+
+#[test]
+fn missing_file_that_the_checkpoint_needs_is_an_error() {
+    let disk = disk_with_ten_blocks(Duration::ZERO);
+    life(&disk, async {
+        let journal = open().await;
+        append_blocks(&journal, 0..5).await;
+        let pin = journal.durable_position();
+        journal
+            .write_checkpoint(pin, Vec::new())
+            .await
+            .expect("writes");
+        fs::remove_file(FIRST_FILE).await.expect("removes");
+        let error = Replay::open(Path::new(DIR)).await.err().expect("refused");
+        assert!(error.to_string().contains("is missing"), "{error}");
+    });
+}
+
+#[test]
+fn stopped_journal_has_nothing_to_replay_and_idle_journal_writes_nothing() {
+    let disk = new_disk();
+    life(&disk, async {
+        let journal = open().await;
+        append_blocks(&journal, 0..5).await;
+        sleep(Duration::from_millis(200)).await;
+        let changes = disk.ops();
+        assert_eq!(journal.stats().empty_blocks, 1);
+        sleep(Duration::from_secs(3600)).await;
+        assert_eq!(disk.ops(), changes, "one empty block, then silence");
+        assert_eq!(journal.stats().empty_blocks, 1);
+        journal.close().await.expect("closes");
+        assert!(matches!(
+            journal.reserve(1).await,
+            Err(JournalError::Closed)
+        ));
+        journal.write_stopped(Vec::new()).await.expect("writes");
+    });
+    let (found, damage, end) = life(&disk, replay());
+    assert_eq!(
+        (found.len(), damage.len(), end),
+        (0, 0, Some(ReplayEnd::Stopped))
+    );
+    life(&disk, async {
+        let journal = open().await;
+        append_blocks(&journal, 5..7).await;
+    });
+    assert_eq!(life(&disk, replay()).0, vec![5, 6]);
+}
+
+#[test]
+fn ring_of_another_size_is_replayed_and_then_made_anew() {
+    let disk = disk_with_ten_blocks(Duration::ZERO);
+    assert_eq!(life(&disk, replay()).0.len(), 10);
+    let smaller = JournalConfig {
+        ring_bytes: 96 * 1024,
+        file_bytes: 48 * 1024,
+        first_file_bytes: 40 * 1024,
+        ..config()
+    };
+    life(&disk, async {
+        let journal = open_with(smaller.clone()).await;
+        while journal.is_growing() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(journal.capacity(), (40 + 48 - 8) * 1024);
+        append_blocks(&journal, 20..22).await;
+        let names = fs::read_dir(DIR)
+            .await
+            .expect("lists")
+            .into_iter()
+            .map(|entry| entry.name);
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            ["00000000.wal", "00000001.wal", "checkpoint"]
+        );
+    });
+    assert_eq!(life(&disk, replay()).0, vec![20, 21]);
+}
+
+#[test]
+fn removed_ring_is_whole_or_empty_wherever_the_power_fails() {
+    let mut changes = 1;
+    loop {
+        let disk = disk_with_ten_blocks(Duration::ZERO);
+        disk.crash_after(changes);
+        let ended = Sim::with_disk(changes, disk.clone()).run_until_crash(async {
+            let mut replay = Replay::open(Path::new(DIR)).await.expect("opens");
+            while replay.next_entry().await.expect("no damage").is_some() {}
+            replay.remove().await.expect("removes");
+            assert!(!fs::exists(DIR).await.expect("looks"));
+        });
+        disk.crash(CrashMode::Torn);
+        let (found, damage, _) = life(&disk, replay());
+        assert!(damage.is_empty(), "change {changes}");
+        assert!(
+            found.is_empty() || found.len() == 10,
+            "change {changes}: {found:?}"
+        );
+        if ended.is_some() {
+            break;
+        }
+        changes += 1;
+    }
+    assert!(changes > 5, "the power failed at every change");
+}
+
+#[test]
+fn full_disk_leaves_a_small_ring_that_works() {
+    let disk = new_disk();
+    life(&disk, async {
+        disk.set_capacity(Some(80 * 1024));
+        let journal = open().await;
+        while journal.is_growing() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(journal.capacity(), 60 * 1024);
+        for number in 0..100 {
+            append_blocks(&journal, number..number + 1).await;
+            if journal.fill() > 0.5 {
+                let pin = journal.durable_position();
+                journal
+                    .write_checkpoint(pin, Vec::new())
+                    .await
+                    .expect("writes");
+            }
+        }
+        let error = journal
+            .reserve(55 * 1024)
+            .await
+            .expect_err("no file holds it");
+        assert!(matches!(error, JournalError::TooLarge { .. }), "{error}");
+    });
+}
+
+#[test]
+fn first_file_serves_while_the_others_are_made() {
+    let disk = new_disk();
+    life(&disk, async {
+        let journal = open().await;
+        assert!(journal.is_growing());
+        append_blocks(&journal, 0..3).await;
+        assert!(
+            journal.is_growing(),
+            "the first entries were durable before the ring was whole"
+        );
+        while journal.is_growing() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(journal.capacity(), 4 * 60 * 1024);
+    });
+    // killed while a file was made: the next start makes it again
+    let disk = new_disk();
+    let ended = Sim::with_disk(3, disk.clone()).run_until_crash(async {
+        let journal = open().await;
+        disk.crash_after(6);
+        append_blocks(&journal, 0..100).await;
+    });
+    assert!(ended.is_none());
+    disk.crash(CrashMode::Torn);
+    life(&disk, async {
+        let journal = open().await;
+        while journal.is_growing() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(journal.capacity(), 4 * 60 * 1024);
+    });
+}
+
+#[test]
+fn full_ring_holds_data_back_in_order_and_lets_control_entries_through() {
+    let disk = new_disk();
+    life(&disk, async {
+        let journal = open().await;
+        while journal.is_growing() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let mut number = 0;
+        while let Some(position) =
+            timeout(Duration::from_millis(20), append(&journal, number, 3000)).await
+        {
+            journal
+                .durable(position.expect("works"))
+                .await
+                .expect("works");
+            number += 1;
+        }
+        assert!(
+            number > 30 && journal.fill() > 0.8,
+            "{number} blocks, fill {}",
+            journal.fill()
+        );
+        let order = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for (name, length) in [(1, 12_000), (2, 10), (3, 10)] {
+            let (journal, order) = (journal.clone(), Rc::clone(&order));
+            tasks.push(spawn(Lane::Network, "waiter", async move {
+                let reservation = journal.reserve(length).await.expect("works");
+                order.borrow_mut().push(name);
+                drop(reservation);
+            }));
+            sleep(Duration::from_millis(1)).await;
+        }
+        let carry = Entry {
+            kind: EntryKind::Carry,
+            ..entry(0, 4096)
+        };
+        let reservation = journal.reserve_control(4096).await.expect("works");
+        let position = journal
+            .enqueue(reservation, Owner(0), carry)
+            .expect("works");
+        journal.durable(position).await.expect("works");
+        assert!(order.borrow().is_empty(), "data still waits");
+        // whoever gives up does not hold back the others
+        drop(tasks.remove(1));
+        let pin = journal.durable_position();
+        journal
+            .write_checkpoint(pin, Vec::new())
+            .await
+            .expect("writes");
+        for task in tasks {
+            task.await;
+        }
+        assert_eq!(
+            *order.borrow(),
+            vec![1, 3],
+            "first come, first served, whatever the size"
+        );
+    });
+}
