@@ -4,55 +4,23 @@ A check is a function of a `Cell`. It returns when all is right and raises Failu
 Topics and groups are named after the run, the client and the check, so cells run side by side.
 """
 
-import os
 import queue
-import signal
 import subprocess
 import threading
 import time
 from collections import Counter
 
 import wire
+from broker import PROCESSES
 from wire import CODECS, Record
 
 RUN_SECONDS = 60  # no single program runs longer
-FIRST_TIMESTAMP = 1_700_000_000_000
+FIRST_TIMESTAMP = int(time.time()) * 1000 - 3_600_000  # of records that wire.py writes: young enough to be kept
 RECORD_COUNT = 120
 
 
 class Failure(Exception):
     """What a check found wrong."""
-
-
-class Processes:
-    """Every process that is running now, so that all of them end with the run."""
-
-    def __init__(self):
-        self.running, self.lock = set(), threading.Lock()
-
-    def start(self, arguments, environment=None, **options):
-        with self.lock:
-            process = subprocess.Popen(arguments, env=environment, start_new_session=True, **options)
-            self.running.add(process)
-        return process
-
-    def end(self, process, number=signal.SIGKILL):
-        """Sends a signal to the process and to all that it started."""
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
-        if number == signal.SIGKILL:
-            process.wait()
-            with self.lock:
-                self.running.discard(process)
-
-    def end_all(self):
-        for process in list(self.running):
-            self.end(process)
-
-
-PROCESSES = Processes()
 
 
 class Cell:
@@ -65,7 +33,7 @@ class Cell:
 
     def run(self, arguments, stdin=""):
         """Runs a program to its end and returns (stdout, stderr); a bad end is a Failure."""
-        process = PROCESSES.start(arguments, self.client.environment, stdin=subprocess.PIPE,
+        process = PROCESSES.start(arguments, env=self.client.environment, stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             output, errors = process.communicate(stdin, timeout=RUN_SECONDS)
@@ -289,7 +257,7 @@ class GroupMember:
         self.cell, self.assigned, self.consumed = cell, None, queue.SimpleQueue()
         self.last_line = ""
         arguments = cell.client.group(cell.bootstrap, group, topic)
-        self.process = PROCESSES.start(arguments, cell.client.environment, stdin=subprocess.DEVNULL,
+        self.process = PROCESSES.start(arguments, env=cell.client.environment, stdin=subprocess.DEVNULL,
                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         threading.Thread(target=self.follow, daemon=True).start()
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from programs import CACHE, HERE, ROOT
 
@@ -44,8 +45,9 @@ def apt(*packages):
     if os.geteuid():
         raise RuntimeError("as root: apt-get install %s" % " ".join(packages))
     os.environ["DEBIAN_FRONTEND"] = "noninteractive"
-    command("apt-get", "update", "-q")
-    command("apt-get", "install", "-q", "-y", "--no-install-recommends", *packages)
+    wait = ("-o", "DPkg::Lock::Timeout=600")
+    command("apt-get", *wait, "update", "-q")
+    command("apt-get", *wait, "install", "-q", "-y", "--no-install-recommends", *packages)
 
 
 def debian():
@@ -127,4 +129,16 @@ def rust():
         command("cargo", "build", "--release", "--workspace", "--bins", directory=ROOT)
     except RuntimeError as error:
         return str(error)
+    return None
+
+
+def go_on_in_venv():
+    """Starts this program again under the Python that has the modules of wire.py; or what failed."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    failed = python()
+    if failed:
+        return failed
+    interpreter = CACHE / "venv" / "bin" / "python"
+    if Path(sys.prefix) != CACHE / "venv":
+        os.execv(interpreter, [str(interpreter), *sys.argv])
     return None

@@ -13,7 +13,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-CACHE = ROOT / "target" / "clients"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
+CACHE = TARGET / "clients"
 JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m",
         "-Dlog4j2.configurationFile=%s" % (HERE / "java" / "log4j2.properties")]
 RECORD = ("partition", "offset", "timestamp", "key", "value", "headers")
@@ -129,12 +130,12 @@ class Verifiable(Client):
         return []
 
 
-def clients(profile):
-    """All clients by name. `profile` is the Cargo profile directory of the Rust programs."""
+def clients():
+    """All clients by name."""
     python = str(CACHE / "venv" / "bin" / "python")
     classpath = ["-cp", "%s:%s/*" % (CACHE / "java" / "classes", CACHE / "java" / "libs")]
     node = {"NODE_PATH": str(CACHE / "node" / "node_modules")}
-    rust = ROOT / "target" / profile
+    rust = TARGET / "release"
 
     def script(*parts):
         return str(HERE.joinpath(*parts))

@@ -293,6 +293,10 @@ class Connection:
         return None
 
     def offset(self, topic, partition, timestamp):
+        return self.lookup(topic, partition, timestamp)[1]
+
+    def lookup(self, topic, partition, timestamp):
+        """(timestamp, offset) of the first record that is not older; (-1, -1) if there is none."""
         body = struct.pack(">i", -1) + array([string(topic) + array([struct.pack(">iq", partition, timestamp)])])
 
         def attempt():
@@ -300,8 +304,8 @@ class Connection:
             answer = reader.array(
                 lambda: (reader.string(), reader.array(lambda: (reader.i32(), reader.i16(), reader.i64(), reader.i64())))
             )
-            _index, code, _timestamp, offset = answer[0][1][0]
-            return code, offset
+            _index, code, found, offset = answer[0][1][0]
+            return code, (found, offset)
 
         return self.retry(attempt, [3, 5, 6])
 
@@ -321,6 +325,15 @@ class Connection:
         return value, source == 1
 
     # --- records --------------------------------------------------------------------------------
+
+    def new_producer(self):
+        """{producer_id, producer_epoch} of a new idempotent producer."""
+        def attempt():
+            reader = self.request(22, 0, string(None) + struct.pack(">i", 60000))
+            reader.i32()
+            return reader.i16(), {"producer_id": reader.i64(), "producer_epoch": reader.i16()}
+
+        return self.retry(attempt, [14, 15, 16])
 
     def append(self, topic, partition, records, codec="none", **producer):
         """Appends one batch with acks=all and returns its base offset."""

@@ -1,0 +1,124 @@
+"""Starts and stops brokers for the checks."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import wire
+from programs import CACHE
+
+
+class Processes:
+    """Every process that is running now, so that all of them end with the run."""
+
+    def __init__(self):
+        self.running, self.lock = set(), threading.Lock()
+
+    def start(self, arguments, **options):
+        with self.lock:
+            process = subprocess.Popen(arguments, start_new_session=True, **options)
+            self.running.add(process)
+        return process
+
+    def end(self, process, number=signal.SIGKILL):
+        """Sends a signal to the process and to all that it started."""
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass
+        if number == signal.SIGKILL:
+            process.wait()
+            with self.lock:
+                self.running.discard(process)
+
+    def end_all(self):
+        for process in list(self.running):
+            self.end(process)
+
+
+PROCESSES = Processes()
+
+
+def end_all_on_signals():
+    """Ctrl-C and SIGTERM leave no process behind."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: (PROCESSES.end_all(), os._exit(1)))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A broker process: its command line, its address, what it said."""
+
+    stop_seconds = 10
+
+    def __init__(self, arguments, bootstrap, log):
+        self.bootstrap, self.log = bootstrap, log
+        with open(log, "w") as output:
+            self.process = PROCESSES.start(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+    def ended(self):
+        return self.process.poll() is not None
+
+    def kill(self):
+        PROCESSES.end(self.process)
+
+    def stop(self):
+        """Stops it with SIGTERM; None, or what was wrong with its end."""
+        if self.ended():
+            wrong = "the broker ended by itself with %d; see %s" % (self.process.returncode, self.log)
+        else:
+            PROCESSES.end(self.process, signal.SIGTERM)
+            try:
+                code = self.process.wait(self.stop_seconds)
+                wrong = None if code in self.good_codes else "the broker stopped with %d; see %s" % (code, self.log)
+            except subprocess.TimeoutExpired:
+                wrong = "the broker did not stop within %d s; see %s" % (self.stop_seconds, self.log)
+        self.kill()
+        return wrong
+
+
+class Corelog(Server):
+    """A Corelog broker on a free port, in a data directory that goes with it unless it is given."""
+
+    good_codes = (0,)
+
+    def __init__(self, binary, data=None, log=CACHE / "broker.log"):
+        self.temporary = data is None
+        self.data = Path(data or tempfile.mkdtemp(prefix="data-", dir=CACHE))
+        bootstrap = "127.0.0.1:%d" % free_port()
+        command = [binary, "serve", "--listen", bootstrap, "--data-dir", str(self.data), "--admin", "off"]
+        super().__init__(command, bootstrap, log)
+
+    def stop(self):
+        wrong = super().stop()
+        if self.temporary:
+            shutil.rmtree(self.data, ignore_errors=True)
+        return wrong
+
+
+def await_broker(bootstrap, server, seconds=30):
+    """None as soon as the broker answers, or why it does not."""
+    end, why = time.monotonic() + seconds, ""
+    while time.monotonic() < end:
+        if server and server.ended():
+            words = server.log.read_text().strip()[-300:]
+            return "the broker ended with %d: %s" % (server.process.returncode, words)
+        try:
+            with wire.Connection(bootstrap, 5) as connection:
+                connection.metadata("")
+            return None
+        except (OSError, wire.WireError) as error:
+            why = str(error)
+            time.sleep(0.1)
+    return "no broker answers at %s: %s" % (bootstrap, why)
