@@ -83,14 +83,3 @@ pub trait OffsetsLog {
         start: Offset,
     ) -> LocalFuture<'_, Result<(), OffsetsLogError>>;
 }
-
-/// Tells the coordinator when the shard has caught up with its input.
-///
-/// After a stall the deadlines of many sessions may have passed while the heartbeats that would
-/// have moved them wait unread in sockets and in the mesh. So a deadline is final only once every
-/// request that had reached the machine before it was noticed has been handled.
-pub trait InputBarrier {
-    /// Resolves when every request that had arrived when this was called, on any shard's
-    /// connections, has been handed to its handler.
-    fn drained(&self) -> LocalFuture<'_, ()>;
-}

@@ -94,31 +94,27 @@ fn run(options: &Options) -> Result<RunReport, String> {
     let seed = options.seed.unwrap_or_else(clock_seed);
     println!("seed {seed}, {} cycles, {}", options.cycles, mode(options));
     let work_dir = prepare(&options.work_dir)?;
-    let mut power = None;
-    if options.power_cut {
-        let mut domain = PowerDomain::create(&work_dir, DISK_BYTES)?;
-        domain.prove()?;
-        println!("the power cut drops buffered writes and keeps durable ones");
-        power = Some(domain);
-    }
+    let power = options
+        .power_cut
+        .then(|| PowerDomain::create(&work_dir, DISK_BYTES))
+        .transpose()?;
     let data_dir = power
         .as_ref()
         .map_or(&*work_dir, PowerDomain::path)
         .join("data");
     let mut session = Session::start(options, &work_dir, &data_dir, power, seed)?;
     let mut report = RunReport::new(mode(options), seed);
-    let mut is_broken = false;
     for number in 1..=options.cycles {
         let cycle = session.cycle(number);
         println!("{cycle}");
-        is_broken = cycle.is_broken;
+        let is_broken = cycle.is_broken;
         report.cycles.push(cycle);
         if is_broken {
             report.not_run = options.cycles - number;
             break;
         }
     }
-    if !is_broken {
+    if report.not_run == 0 {
         let closing = session.finish();
         println!("{closing}");
         report.cycles.push(closing);

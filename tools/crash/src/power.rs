@@ -10,9 +10,7 @@
 //! 3. Mounting replays ext4's journal as after a power failure.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -81,41 +79,6 @@ impl PowerDomain {
     pub(crate) fn restore(&mut self) -> Result<(), String> {
         self.unmount()?;
         self.mount()
-    }
-
-    /// Tries the cut on two files: what was written durably must stay, what was only buffered must
-    /// be gone. A cut that drops nothing would make every broker look durable.
-    pub(crate) fn prove(&mut self) -> Result<(), String> {
-        let [durable, buffered] = ["durable", "buffered"].map(|name| self.mount_point.join(name));
-        let contents = [0xc5; 4096];
-        let place = self.mount_point.display().to_string();
-        let explain = |error: std::io::Error| format!("{place}: {error}");
-        for path in [&durable, &buffered] {
-            File::create(path)
-                .and_then(|file| file.sync_all())
-                .map_err(explain)?;
-        }
-        let write = |path: &Path, flags: i32| {
-            let mut options = File::options();
-            let mut file = options.write(true).custom_flags(flags).open(path)?;
-            file.write_all(&contents)
-        };
-        write(&durable, libc::O_DSYNC).map_err(explain)?;
-        write(&buffered, 0).map_err(explain)?;
-        self.cut()?;
-        self.restore()?;
-        if std::fs::read(&durable).map_err(explain)? != contents {
-            return Err(
-                "the power cut lost a write that was durable: nothing can be tested".into(),
-            );
-        }
-        if std::fs::read(&buffered).is_ok_and(|read| read == contents) {
-            return Err("the power cut kept a buffered write: it would prove nothing".into());
-        }
-        for path in [&durable, &buffered] {
-            std::fs::remove_file(path).map_err(explain)?;
-        }
-        Ok(())
     }
 
     fn mount(&mut self) -> Result<(), String> {
