@@ -1,5 +1,6 @@
 //! Corelog.
 
+pub mod client;
 pub mod cluster;
 pub mod commands;
 pub mod config;

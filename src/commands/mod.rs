@@ -7,8 +7,15 @@
 //! per command.
 
 pub mod arguments;
+mod completions;
 mod config;
+mod consume;
+mod dump;
+mod group;
+mod output;
+mod produce;
 mod run;
 mod serve;
+mod topic;
 
 pub use run::run;

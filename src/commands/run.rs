@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use super::arguments::{Arguments, Command};
-use super::{config, serve};
+use super::{completions, config, consume, dump, group, produce, serve, topic};
+use crate::client;
 
 /// Why a command ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,12 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
@@ -50,6 +57,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match arguments.command {
         Command::Serve(serve) => serve::run(&serve),
+        Command::Topic(command) => topic::run(command.command),
+        Command::Group(command) => group::run(command.command),
+        Command::Produce(command) => produce::run(&command),
+        Command::Consume(command) => consume::run(&command),
+        Command::Dump(command) => dump::run(&command),
+        Command::Completions(command) => completions::run(&command),
         Command::Config(command) => config::run(&command),
     };
     match result {

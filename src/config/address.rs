@@ -94,20 +94,20 @@ impl Cores {
         if text.trim() == "all" {
             return Some(Self::All);
         }
-        let mut list = Vec::new();
-        for part in text.split(',') {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let mut numbers = Vec::new();
+        for span in text.split(',') {
+            let (from, to) = span.split_once('-').unwrap_or((span, span));
             let (first, last): (usize, usize) =
-                (first.trim().parse().ok()?, last.trim().parse().ok()?);
+                (from.trim().parse().ok()?, to.trim().parse().ok()?);
             if first > last || last >= CORES_MAX {
                 return None;
             }
-            list.extend(first..=last);
+            numbers.extend(first..=last);
         }
-        let named = list.len();
-        list.sort_unstable();
-        list.dedup();
-        (list.len() == named).then_some(Self::List(list))
+        let named = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        (numbers.len() == named).then_some(Self::List(numbers))
     }
 }
 

@@ -77,6 +77,7 @@ impl Default for BrokerConfig {
 impl BrokerConfig {
     /// Checks the relations between settings and builds the typed form.
     pub fn new(settings: Settings) -> Result<Self, Error> {
+        let settings = Arc::new(settings);
         let reader = Reader {
             settings: &settings,
         };
@@ -123,7 +124,7 @@ impl BrokerConfig {
             max_connections: reader.number("max.connections"),
             producer_id_expiration: reader.millis("producer.id.expiration.ms"),
             transaction_max_timeout: reader.millis("transaction.max.timeout.ms"),
-            settings: Arc::new(settings.clone()),
+            settings: Arc::clone(&settings),
         };
         config.check_relations()?;
         Ok(config)
@@ -368,10 +369,10 @@ mod tests {
         assert_eq!(config.node_id, 1);
         assert_eq!(config.num_partitions, 1);
         assert_eq!(config.group_initial_rebalance_delay, Duration::from_secs(3));
-        assert_eq!(config.offsets_retention, Duration::from_secs(7 * 86_400));
+        assert_eq!(config.offsets_retention, Duration::from_hours(7 * 24));
         assert_eq!(config.exposed().count(), 0);
         assert_eq!(config.advertised(), Advertised::AsConnected);
-        assert_eq!(config.connections_max_idle, Some(Duration::from_secs(600)));
+        assert_eq!(config.connections_max_idle, Some(Duration::from_mins(10)));
     }
 
     #[test]

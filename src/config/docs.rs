@@ -66,11 +66,10 @@ fn active_table(page: &mut String, rows: &[Row]) {
     page.push_str("| setting | what it does | type and range | default | takes hold |\n");
     page.push_str("|---|---|---|---|---|\n");
     for row in rows {
-        let aliases: String = row
-            .aliases
-            .iter()
-            .map(|alias| format!("<br>also `{alias}`"))
-            .collect();
+        let mut aliases = String::new();
+        for alias in row.aliases {
+            let _ = write!(aliases, "<br>also `{alias}`");
+        }
         let behind: Vec<String> = row
             .synonyms
             .iter()

@@ -9,7 +9,7 @@ use super::address::{Cores, HostPort};
 use super::units;
 
 /// One setting.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// The name: Kafka's own where Kafka has the setting.
     pub key: &'static str,
@@ -216,9 +216,8 @@ impl Kind {
                     .contains(&number)
                     .then_some(Value::Double(number))
             }
-            Self::Size(min, max) => size(min, max),
             Self::SizeOrAuto(..) if text.trim() == "auto" => Some(Value::Size(None)),
-            Self::SizeOrAuto(min, max) => size(min, max),
+            Self::Size(min, max) | Self::SizeOrAuto(min, max) => size(min, max),
             Self::Time(min, max) => units::parse_duration(text)
                 .filter(|time| (u128::from(min)..=u128::from(max)).contains(&time.as_micros()))
                 .map(Value::Time),

@@ -355,11 +355,11 @@ mod tests {
     #[test]
     fn defaults_are_kafkas() {
         let config = TopicConfig::defaults(&BrokerConfig::default());
-        assert_eq!(config.retention, Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(config.retention, Some(Duration::from_hours(7 * 24)));
         assert_eq!(config.retention_bytes, None);
         assert_eq!(config.segment_bytes, 1 << 30);
         assert_eq!(config.max_message_bytes, 1_048_588);
-        assert_eq!(config.segment_age, Duration::from_secs(7 * 86_400));
+        assert_eq!(config.segment_age, Duration::from_hours(7 * 24));
         assert!(config.cleanup_delete && !config.cleanup_compact);
         assert_eq!(config.durability, Durability::Disk);
     }
@@ -377,9 +377,9 @@ mod tests {
     fn milliseconds_win_over_minutes_and_minutes_over_hours() {
         let hours = broker(&[("log.retention.hours", "2")]);
         let retention = |broker: &BrokerConfig| TopicConfig::defaults(broker).retention;
-        assert_eq!(retention(&hours), Some(Duration::from_secs(7200)));
+        assert_eq!(retention(&hours), Some(Duration::from_hours(2)));
         let minutes = broker(&[("log.retention.hours", "2"), ("log.retention.minutes", "3")]);
-        assert_eq!(retention(&minutes), Some(Duration::from_secs(180)));
+        assert_eq!(retention(&minutes), Some(Duration::from_mins(3)));
         let all = broker(&[("log.retention.minutes", "3"), ("log.retention.ms", "9")]);
         assert_eq!(retention(&all), Some(Duration::from_millis(9)));
         let forever = broker(&[("log.retention.hours", "-1")]);

@@ -91,7 +91,7 @@ mod tests {
     fn times_need_a_unit_except_zero() {
         assert_eq!(parse_duration("250us"), Some(Duration::from_micros(250)));
         assert_eq!(parse_duration("2ms"), Some(Duration::from_millis(2)));
-        assert_eq!(parse_duration("3min"), Some(Duration::from_secs(180)));
+        assert_eq!(parse_duration("3min"), Some(Duration::from_mins(3)));
         assert_eq!(parse_duration("0"), Some(Duration::ZERO));
         assert_eq!(parse_duration("5"), None);
     }

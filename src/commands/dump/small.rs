@@ -1,0 +1,266 @@
+//! Prints the files that are read whole: indexes, snapshots, checkpoints, partition metadata.
+//!
+//! Runs on: the main thread.
+
+use bytes::Bytes;
+
+use super::super::output::Output;
+use super::super::run::Failure;
+use super::reader::FileReader;
+use super::{Kind, Verdict};
+use crate::journal::checkpoint::{Checkpoint, CheckpointState};
+use crate::log::checkpoint::LogCheckpoint;
+use crate::log::file_names::FileKind;
+use crate::log::leader_epochs::LeaderEpochs;
+use crate::log::producer_state::ProducerStates;
+use crate::log::{partition_metadata, producer_snapshot};
+
+/// What a file says, line by line, or why it cannot be read.
+type Lines = Result<Vec<String>, String>;
+
+/// Prints the file.
+pub(super) fn dump(file: &FileReader, kind: Kind, output: &mut Output) -> Result<Verdict, Failure> {
+    let bytes = file.read_all()?;
+    let lines = match kind {
+        Kind::Numbered(FileKind::OffsetIndex) => offset_index(&bytes),
+        Kind::Numbered(FileKind::TimeIndex) => time_index(&bytes),
+        Kind::Numbered(FileKind::TransactionIndex) => transaction_index(&bytes),
+        Kind::Numbered(FileKind::Snapshot) => snapshot(&bytes),
+        Kind::LeaderEpochs => leader_epochs(&bytes),
+        Kind::PartitionMetadata => metadata(&bytes),
+        Kind::PartitionState => LogCheckpoint::decode_file(&bytes)
+            .map(|state| log_state(&state))
+            .map_err(|error| error.to_string()),
+        Kind::JournalCheckpoint => journal_checkpoint(bytes),
+        Kind::Numbered(FileKind::Log) | Kind::Journal => Err("not read whole".to_owned()),
+    };
+    match lines {
+        Ok(lines) => {
+            for line in lines {
+                output.line(line)?;
+            }
+            Ok(Verdict::Sound)
+        }
+        Err(reason) => {
+            output.line(format!("DAMAGED: {reason}"))?;
+            Ok(Verdict::Damaged)
+        }
+    }
+}
+
+/// Whole entries of `N` bytes; the zeros that Kafka reserves behind them are left out.
+fn index_entries<const N: usize>(bytes: &[u8]) -> Result<(&[[u8; N]], usize), String> {
+    let (entries, rest) = bytes.as_chunks::<N>();
+    if !rest.is_empty() {
+        return Err(format!("{} bytes follow the last whole entry", rest.len()));
+    }
+    let used = entries
+        .iter()
+        .rposition(|entry| *entry != [0; N])
+        .map_or(0, |last| last + 1);
+    let (used, reserved) = entries.split_at(used);
+    Ok((used, reserved.len()))
+}
+
+fn ending(lines: &mut Vec<String>, entries: usize, reserved: usize) {
+    lines.push(format!("{entries} entries, {reserved} reserved"));
+}
+
+fn offset_index(bytes: &[u8]) -> Lines {
+    let (entries, reserved) = index_entries::<8>(bytes)?;
+    let mut lines = Vec::new();
+    let mut before = None;
+    for (number, [o0, o1, o2, o3, p0, p1, p2, p3]) in entries.iter().copied().enumerate() {
+        let offset = u32::from_be_bytes([o0, o1, o2, o3]);
+        let position = u32::from_be_bytes([p0, p1, p2, p3]);
+        if before.is_some_and(|(o, p)| offset <= o || position <= p) {
+            return Err(format!("entry {number} is not above the one before it"));
+        }
+        before = Some((offset, position));
+        lines.push(format!("offset base+{offset} position {position}"));
+    }
+    ending(&mut lines, entries.len(), reserved);
+    Ok(lines)
+}
+
+fn time_index(bytes: &[u8]) -> Lines {
+    let (entries, reserved) = index_entries::<12>(bytes)?;
+    let mut lines = Vec::new();
+    let mut before = None;
+    for (number, [t @ .., o0, o1, o2, o3]) in entries.iter().copied().enumerate() {
+        let time = i64::from_be_bytes(t);
+        let offset = u32::from_be_bytes([o0, o1, o2, o3]);
+        if before.is_some_and(|(t, o)| time < t || offset < o) {
+            return Err(format!("entry {number} is below the one before it"));
+        }
+        before = Some((time, offset));
+        lines.push(format!("time {time} offset base+{offset}"));
+    }
+    ending(&mut lines, entries.len(), reserved);
+    Ok(lines)
+}
+
+/// Aborted transactions: version (2), producer id, first, last, last stable offset (8 each).
+fn transaction_index(bytes: &[u8]) -> Lines {
+    let (entries, reserved) = index_entries::<34>(bytes)?;
+    let mut lines = Vec::new();
+    for [_, _, numbers @ ..] in entries {
+        let (words, _) = numbers.as_chunks::<8>();
+        let words: Vec<i64> = words.iter().map(|word| i64::from_be_bytes(*word)).collect();
+        if let [producer, first, last, stable] = words[..] {
+            lines.push(format!(
+                "aborted: producer {producer} offsets {first}..={last} last-stable {stable}"
+            ));
+        }
+    }
+    ending(&mut lines, entries.len(), reserved);
+    Ok(lines)
+}
+
+fn snapshot(bytes: &[u8]) -> Lines {
+    let states = producer_snapshot::decode(bytes).map_err(|error| error.to_string())?;
+    let mut lines = vec![format!(
+        "producer snapshot, crc ok, {} producers",
+        states.count()
+    )];
+    lines.extend(producers(&states));
+    Ok(lines)
+}
+
+fn producers(states: &ProducerStates) -> Vec<String> {
+    states
+        .sorted()
+        .into_iter()
+        .map(|(id, entry)| {
+            let last = entry.batches.last();
+            let sequence = last.map_or(-1, |batch| batch.last_sequence);
+            let offset = last.map_or(-1, |batch| batch.last_offset.get());
+            let open = entry.transaction_start.map_or_else(String::new, |start| {
+                format!(" open-transaction-at {}", start.get())
+            });
+            format!(
+                "producer {} epoch {} last-sequence {sequence} last-offset {offset} time {}{open}",
+                id.0, entry.epoch.0, entry.last_timestamp
+            )
+        })
+        .collect()
+}
+
+fn epoch_lines(epochs: &LeaderEpochs) -> impl Iterator<Item = String> {
+    epochs.entries().iter().map(|entry| {
+        format!(
+            "epoch {} from offset {}",
+            entry.epoch.0,
+            entry.start_offset.get()
+        )
+    })
+}
+
+fn leader_epochs(bytes: &[u8]) -> Lines {
+    let content = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    Ok(epoch_lines(&LeaderEpochs::decode(content).map_err(|error| error.to_string())?).collect())
+}
+
+fn metadata(bytes: &[u8]) -> Lines {
+    let content = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let topic = partition_metadata::decode(content).map_err(|error| error.to_string())?;
+    Ok(vec![format!("topic id {topic}")])
+}
+
+fn log_state(state: &LogCheckpoint) -> Vec<String> {
+    let mut lines = vec![
+        format!("log start {}", state.log_start.get()),
+        format!("next offset {}", state.next_offset.get()),
+        format!(
+            "segment {} destaged to position {}, batches to position {}",
+            state.segment_base.get(),
+            state.destaged_position,
+            state.end_position
+        ),
+        format!(
+            "index entries {}, time index entries {}, truncations {}",
+            state.offset_index_entries, state.time_index_entries, state.truncations
+        ),
+    ];
+    lines.extend(epoch_lines(&state.epochs));
+    lines.extend(producers(&state.producers));
+    lines
+}
+
+fn journal_checkpoint(bytes: Vec<u8>) -> Lines {
+    let checkpoint = Checkpoint::decode(&Bytes::from(bytes)).map_err(|error| error.to_string())?;
+    let state = match checkpoint.state {
+        CheckpointState::Running => "running: replay from the anchor",
+        CheckpointState::Stopped => "stopped: nothing to replay",
+    };
+    let anchor = &checkpoint.anchor;
+    let mut lines = vec![
+        format!(
+            "journal checkpoint of ring {:016x}, crc ok, {state}",
+            checkpoint.ring.0
+        ),
+        format!(
+            "anchor: run {} sequence {} in file {} at position {}",
+            anchor.link.run.0, anchor.link.sequence, anchor.slot.file, anchor.slot.offset
+        ),
+    ];
+    for partition in &checkpoint.partitions {
+        let name = partition.topic_partition;
+        lines.push(format!("partition {}-{}", name.topic, name.partition.0));
+        match LogCheckpoint::decode(&partition.record) {
+            Ok(state) => lines.extend(
+                log_state(&state)
+                    .into_iter()
+                    .map(|line| format!("  {line}")),
+            ),
+            Err(error) => return Err(format!("partition {}: {error}", name.partition.0)),
+        }
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_listed_without_its_reserved_end() {
+        let mut bytes = Vec::new();
+        for (offset, position) in [(9_u32, 4096_u32), (20, 8200)] {
+            bytes.extend(offset.to_be_bytes());
+            bytes.extend(position.to_be_bytes());
+        }
+        bytes.extend([0; 24]);
+        assert_eq!(
+            offset_index(&bytes).expect("ordered"),
+            [
+                "offset base+9 position 4096",
+                "offset base+20 position 8200",
+                "2 entries, 3 reserved"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_disordered_or_cut_index_is_damaged() {
+        let mut bytes = Vec::new();
+        for number in [9_u32, 4096, 9, 8200] {
+            bytes.extend(number.to_be_bytes());
+        }
+        let error = offset_index(&bytes).expect_err("equal offsets");
+        assert_eq!(error, "entry 1 is not above the one before it");
+        assert_eq!(
+            time_index(&[0; 13]).expect_err("cut"),
+            "1 bytes follow the last whole entry"
+        );
+    }
+
+    #[test]
+    fn a_snapshot_with_a_wrong_checksum_is_damaged() {
+        let mut bytes = producer_snapshot::encode(&ProducerStates::default());
+        let lines = snapshot(&bytes).expect("sound");
+        assert_eq!(lines, ["producer snapshot, crc ok, 0 producers"]);
+        *bytes.last_mut().expect("not empty") ^= 1;
+        assert!(snapshot(&bytes).is_err());
+    }
+}
