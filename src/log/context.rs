@@ -1,0 +1,209 @@
+//! What the logs of one shard share: tail memory, open descriptors, index memory, preallocation.
+//!
+//! Runs on: one shard.        Owner: the shard; every `Log` holds a reference.
+//! Promises: descriptors and index memory stay within their limits, whatever the number of partitions;
+//! what is used right now stays usable (handles are reference-counted), it is only no longer cached.
+//! Invariants: [sealed-closed] a segment is in the cache as `Direct` while it is open and as `Shared` once
+//! it is sealed, never as both.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+
+use super::error::Error;
+use super::lru::Lru;
+use super::offset_index::OffsetIndex;
+use super::tail::TailBudget;
+use super::time_index::TimeIndex;
+use crate::model::offset::Offset;
+use crate::rt::{File, OpenOptions, SharedFile};
+
+/// Number of a log within its shard, never used twice.
+pub type LogNumber = u64;
+
+/// A segment of a log of this shard.
+pub type SegmentKey = (LogNumber, Offset);
+
+/// Limits of what the logs of one shard may use together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContextLimits {
+    /// Memory for recent batches.
+    pub tail_bytes: usize,
+    /// Segment files open at a time, as far as nobody is using more.
+    pub open_files: usize,
+    /// Memory for indexes of sealed segments.
+    pub index_bytes: usize,
+    /// Disk space reserved ahead of what is written.
+    pub preallocation_bytes: u64,
+    /// Bytes of one destaging write; a multiple of 4096.
+    pub destage_bytes: usize,
+}
+
+impl Default for ContextLimits {
+    fn default() -> Self {
+        Self {
+            tail_bytes: 64 << 20,
+            open_files: 4096,
+            index_bytes: 16 << 20,
+            preallocation_bytes: 256 << 20,
+            destage_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Both indexes of a sealed segment.
+#[derive(Debug)]
+pub struct SegmentIndexes {
+    /// Offsets to positions.
+    pub offsets: OffsetIndex,
+    /// Timestamps to offsets.
+    pub times: TimeIndex,
+}
+
+#[derive(Clone, Debug)]
+enum Handle {
+    Direct(File),
+    Shared(SharedFile),
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct LogContext {
+    limits: ContextLimits,
+    tail_budget: Rc<TailBudget>,
+    files: RefCell<Lru<SegmentKey, Handle>>,
+    indexes: RefCell<Lru<SegmentKey, Rc<SegmentIndexes>>>,
+    preallocated_bytes: Cell<u64>,
+    next_log: Cell<LogNumber>,
+}
+
+impl LogContext {
+    /// For the logs of one shard.
+    pub fn new(limits: ContextLimits) -> Rc<Self> {
+        Rc::new(Self {
+            limits,
+            tail_budget: TailBudget::new(limits.tail_bytes),
+            files: RefCell::new(Lru::new(limits.open_files)),
+            indexes: RefCell::new(Lru::new(limits.index_bytes)),
+            preallocated_bytes: Cell::new(0),
+            next_log: Cell::new(0),
+        })
+    }
+
+    /// The limits.
+    pub const fn limits(&self) -> &ContextLimits {
+        &self.limits
+    }
+
+    /// Memory of the tails: appends wait for its room.
+    pub const fn tail_budget(&self) -> &Rc<TailBudget> {
+        &self.tail_budget
+    }
+
+    /// Segment files that are open because of the cache.
+    pub fn open_file_count(&self) -> usize {
+        self.files.borrow().count()
+    }
+
+    /// Disk space that is reserved ahead of what is written.
+    pub const fn preallocated_bytes(&self) -> u64 {
+        self.preallocated_bytes.get()
+    }
+
+    pub(super) fn next_log(&self) -> LogNumber {
+        let number = self.next_log.get();
+        self.next_log.set(number + 1);
+        number
+    }
+
+    /// The open segment at `path`, for direct reads and writes. Makes the file if it is not there and
+    /// `creates`.
+    ///
+    /// Cancel: safe.
+    pub(super) async fn open_direct(
+        &self,
+        key: SegmentKey,
+        path: &Path,
+        creates: bool,
+    ) -> Result<File, Error> {
+        let cached = self.files.borrow_mut().get(key);
+        match cached {
+            Some(Handle::Direct(file)) => return Ok(file),
+            Some(Handle::Shared(_)) => self.close(key).await?,
+            None => {}
+        }
+        let options = OpenOptions::direct();
+        let options = if creates { options.create() } else { options };
+        let file = File::open(path, &options).await?;
+        let gone = self.files.borrow_mut().insert(key, Handle::Direct(file.clone()), 1);
+        close_all(gone).await?;
+        Ok(file)
+    }
+
+    /// The sealed segment at `path`, for reads through the page cache.
+    ///
+    /// Cancel: safe.
+    pub(super) async fn open_shared(
+        &self,
+        key: SegmentKey,
+        path: &Path,
+    ) -> Result<SharedFile, Error> {
+        let cached = self.files.borrow_mut().get(key);
+        match cached {
+            Some(Handle::Shared(file)) => return Ok(file),
+            Some(Handle::Direct(_)) => self.close(key).await?,
+            None => {}
+        }
+        let file = SharedFile::open(path).await?;
+        let gone = self.files.borrow_mut().insert(key, Handle::Shared(file.clone()), 1);
+        close_all(gone).await?;
+        Ok(file)
+    }
+
+    /// Forgets a segment's descriptor and closes it, unless somebody else still uses it.
+    ///
+    /// Cancel: safe.
+    pub(super) async fn close(&self, key: SegmentKey) -> Result<(), Error> {
+        let handle = self.files.borrow_mut().remove(key);
+        close_all(handle).await
+    }
+
+    /// Indexes of a sealed segment, if they are in memory.
+    pub(super) fn cached_indexes(&self, key: SegmentKey) -> Option<Rc<SegmentIndexes>> {
+        self.indexes.borrow_mut().get(key)
+    }
+
+    /// Keeps the indexes of a sealed segment for a while.
+    pub(super) fn keep_indexes(&self, key: SegmentKey, indexes: &Rc<SegmentIndexes>) {
+        let weight = 256 + indexes.offsets.count() * 8 + indexes.times.count() * 16;
+        self.indexes.borrow_mut().insert(key, Rc::clone(indexes), weight);
+    }
+
+    /// Forgets the indexes of a segment.
+    pub(super) fn forget_indexes(&self, key: SegmentKey) {
+        self.indexes.borrow_mut().remove(key);
+    }
+
+    /// Takes up to `wanted` bytes of the preallocation budget.
+    pub(super) fn take_preallocation(&self, wanted: u64) -> u64 {
+        let used = self.preallocated_bytes.get();
+        let granted = wanted.min(self.limits.preallocation_bytes.saturating_sub(used));
+        self.preallocated_bytes.set(used + granted);
+        granted
+    }
+
+    /// Gives preallocation back: it was written, or released.
+    pub(super) fn give_preallocation(&self, bytes: u64) {
+        self.preallocated_bytes.set(self.preallocated_bytes.get().saturating_sub(bytes));
+    }
+}
+
+async fn close_all(handles: impl IntoIterator<Item = Handle>) -> Result<(), Error> {
+    for handle in handles {
+        match handle {
+            Handle::Direct(file) => file.close().await?,
+            Handle::Shared(file) => drop(file),
+        }
+    }
+    Ok(())
+}
