@@ -53,8 +53,9 @@ pub struct LogCheckpoint {
     pub log_start: Offset,
     /// Base offset of the open segment.
     pub segment_base: Offset,
-    /// Bytes of the segment below are flushed; aligned, unless the segment is closed. May be below
-    /// `end_position` (the last block is written again) or above it (a batch is cut by a block's end).
+    /// Bytes of the segment below are flushed; aligned, unless the segment is rolled and complete. May
+    /// be below `end_position` (the last block is written again) or above it (a batch is cut by a
+    /// block's end).
     pub destaged_position: FilePosition,
     /// End of the last whole batch that is covered, exclusive.
     pub end_position: FilePosition,

@@ -135,7 +135,10 @@ impl LogContext {
         let options = OpenOptions::direct();
         let options = if creates { options.create() } else { options };
         let file = File::open(path, &options).await?;
-        let gone = self.files.borrow_mut().insert(key, Handle::Direct(file.clone()), 1);
+        let gone = self
+            .files
+            .borrow_mut()
+            .insert(key, Handle::Direct(file.clone()), 1);
         close_all(gone).await?;
         Ok(file)
     }
@@ -155,7 +158,10 @@ impl LogContext {
             None => {}
         }
         let file = SharedFile::open(path).await?;
-        let gone = self.files.borrow_mut().insert(key, Handle::Shared(file.clone()), 1);
+        let gone = self
+            .files
+            .borrow_mut()
+            .insert(key, Handle::Shared(file.clone()), 1);
         close_all(gone).await?;
         Ok(file)
     }
@@ -176,7 +182,9 @@ impl LogContext {
     /// Keeps the indexes of a sealed segment for a while.
     pub(super) fn keep_indexes(&self, key: SegmentKey, indexes: &Rc<SegmentIndexes>) {
         let weight = 256 + indexes.offsets.count() * 8 + indexes.times.count() * 16;
-        self.indexes.borrow_mut().insert(key, Rc::clone(indexes), weight);
+        self.indexes
+            .borrow_mut()
+            .insert(key, Rc::clone(indexes), weight);
     }
 
     /// Forgets the indexes of a segment.
@@ -194,7 +202,8 @@ impl LogContext {
 
     /// Gives preallocation back: it was written, or released.
     pub(super) fn give_preallocation(&self, bytes: u64) {
-        self.preallocated_bytes.set(self.preallocated_bytes.get().saturating_sub(bytes));
+        self.preallocated_bytes
+            .set(self.preallocated_bytes.get().saturating_sub(bytes));
     }
 }
 

@@ -7,8 +7,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::checkpoint::CheckpointError;
 use super::producer_state::ProducerError;
-use crate::model::ids::TopicId;
+use crate::model::ids::{TopicId, TopicPartition};
 use crate::model::offset::{FilePosition, Offset};
 use crate::model::record::RecordError;
 use crate::model::record_batch::BatchError;
@@ -90,6 +91,24 @@ pub enum Error {
     /// The batch is no batch.
     #[error("{0}")]
     Batch(#[from] BatchError),
+    /// A record of a batch cannot be read.
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    /// A checkpoint record that is damaged.
+    #[error("{0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// The journal has an entry of a partition that is neither live nor deleted.
+    #[error("the journal holds data of partition {topic_partition}, which nobody knows")]
+    UnknownPartition {
+        /// Whose entry it is.
+        topic_partition: TopicPartition,
+    },
+    /// The journal has an entry of a kind that this version does not write.
+    #[error("the journal holds an entry of an unsupported kind for partition {topic_partition}")]
+    UnsupportedEntry {
+        /// Whose entry it is.
+        topic_partition: TopicPartition,
+    },
     /// The directory belongs to another topic of the same name.
     #[error("{path} belongs to topic id {found}, expected {expected}")]
     ForeignTopic {

@@ -28,6 +28,7 @@ use super::segments::{SealedSegment, Segments};
 use super::settings::{LogSettings, SEGMENT_BYTES_MAX};
 use super::tail::{Tail, TailBatch};
 use crate::journal::entry::{Entry, EntryKind, Payload};
+use crate::journal::journal::Position;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
 use crate::model::log_offsets::LogOffsets;
 use crate::model::offset::{FilePosition, Offset};
@@ -54,7 +55,11 @@ impl NewBatch {
     pub fn own(bytes: BytesMut) -> Result<Self, Error> {
         let header = BatchHeader::parse(&bytes)?;
         let held_bytes = bytes.len();
-        Ok(Self { bytes, header, held_bytes })
+        Ok(Self {
+            bytes,
+            header,
+            held_bytes,
+        })
     }
 }
 
@@ -126,8 +131,9 @@ impl OpenSegment {
 
     fn push(&mut self, header: &BatchHeader, settings: &LogSettings) {
         self.max_timestamp.include(header);
-        self.first_timestamp =
-            self.first_timestamp.or(Some(header.max_timestamp).filter(|timestamp| *timestamp >= 0));
+        self.first_timestamp = self
+            .first_timestamp
+            .or(Some(header.max_timestamp).filter(|timestamp| *timestamp >= 0));
         if self.bytes_since_entry > settings.index_interval_bytes {
             self.index_entries += 1;
             self.bytes_since_entry = 0;
@@ -178,30 +184,58 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn active(&self) -> &OpenSegment {
-        self.open.back().expect("[segments-ordered] there is always an active segment")
+        self.open
+            .back()
+            .expect("[segments-ordered] there is always an active segment")
     }
 
     pub(super) fn active_mut(&mut self) -> &mut OpenSegment {
-        self.open.back_mut().expect("[segments-ordered] there is always an active segment")
+        self.open
+            .back_mut()
+            .expect("[segments-ordered] there is always an active segment")
     }
 
     pub(super) fn oldest_open(&self) -> &OpenSegment {
-        self.open.front().expect("[segments-ordered] there is always an active segment")
+        self.open
+            .front()
+            .expect("[segments-ordered] there is always an active segment")
     }
 
     pub(super) fn oldest_open_mut(&mut self) -> &mut OpenSegment {
-        self.open.front_mut().expect("[segments-ordered] there is always an active segment")
+        self.open
+            .front_mut()
+            .expect("[segments-ordered] there is always an active segment")
     }
 
     /// Exclusive end of the oldest open segment.
     pub(super) fn oldest_open_end(&self) -> Offset {
-        self.open.get(1).map_or(self.offsets.log_end, |next| next.base)
+        self.open
+            .get(1)
+            .map_or(self.offsets.log_end, |next| next.base)
     }
 
     pub(super) fn roll(&mut self, settings: &LogSettings, now_ms: i64) {
         let base = self.offsets.log_end;
-        assert!(self.active().base < base, "[segments-ordered] an empty segment is not rolled");
-        self.open.push_back(OpenSegment::new(base, settings, now_ms));
+        assert!(
+            self.active().base < base,
+            "[segments-ordered] an empty segment is not rolled"
+        );
+        self.open
+            .push_back(OpenSegment::new(base, settings, now_ms));
+    }
+
+    /// Entries of the oldest open segment that are in its index files.
+    pub(super) fn index_counts(&self) -> (usize, usize) {
+        let count = |entries: u32| usize::try_from(entries).unwrap_or(usize::MAX);
+        (
+            count(self.destaged.offset_index_entries),
+            count(self.destaged.time_index_entries),
+        )
+    }
+
+    pub(super) fn set_index_counts(&mut self, (offsets, times): (usize, usize)) {
+        self.destaged.offset_index_entries = u32::try_from(offsets).unwrap_or(u32::MAX);
+        self.destaged.time_index_entries = u32::try_from(times).unwrap_or(u32::MAX);
     }
 
     /// Sets the destaged end as the chain wants it: what lies below the log start need not be there.
@@ -305,7 +339,9 @@ impl Log {
     /// Largest known epoch at or below `requested` and where it ends; see `LeaderEpochs`.
     pub fn end_offset_for_epoch(&self, requested: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         let state = self.state.borrow();
-        state.epochs.end_offset_for(requested, state.offsets.log_end)
+        state
+            .epochs
+            .end_offset_for(requested, state.offsets.log_end)
     }
 
     /// Bytes of all segments together, at the log end.
@@ -321,6 +357,15 @@ impl Log {
         state.sealed.count() + state.open.len()
     }
 
+    /// Base offsets of all segments, oldest first.
+    pub fn segment_bases(&self) -> Vec<i64> {
+        let state = self.state.borrow();
+        let sealed = state.sealed.iter().map(|segment| segment.base_offset.get());
+        sealed
+            .chain(state.open.iter().map(|segment| segment.base.get()))
+            .collect()
+    }
+
     /// Decides over a producer's batch: append it, answer as before, or refuse it.
     pub fn check_producer(&self, header: &BatchHeader) -> Result<Verdict, ProducerError> {
         self.state.borrow().producers.check(header)
@@ -333,7 +378,10 @@ impl Log {
         coordinator_epoch: i32,
     ) -> Result<(), ProducerError> {
         let (producer, epoch) = (header.producer_id, header.producer_epoch);
-        self.state.borrow().producers.check_marker(producer, epoch, coordinator_epoch)
+        self.state
+            .borrow()
+            .producers
+            .check_marker(producer, epoch, coordinator_epoch)
     }
 
     /// The producers at the log end.
@@ -355,7 +403,9 @@ impl Log {
 
     /// Takes no more batches and changes no more files: a write or flush failed, or data is damaged.
     pub fn fail(&self, error: Error) {
-        self.failed.borrow_mut().get_or_insert_with(|| Arc::new(error));
+        self.failed
+            .borrow_mut()
+            .get_or_insert_with(|| Arc::new(error));
     }
 
     pub(super) fn check_failed(&self) -> Result<(), Error> {
@@ -381,15 +431,28 @@ impl Log {
         now_ms: i64,
     ) -> Result<Appended, Error> {
         self.check_failed()?;
-        let NewBatch { mut bytes, mut header, held_bytes } = batch;
-        assert!(bytes.len() == header.total_size(), "[batch-whole] one whole batch is appended");
+        let NewBatch {
+            mut bytes,
+            mut header,
+            held_bytes,
+        } = batch;
+        assert!(
+            bytes.len() == header.total_size(),
+            "[batch-whole] one whole batch is appended"
+        );
         let settings = self.settings.get();
         let segment_bytes = settings.segment_bytes.min(SEGMENT_BYTES_MAX);
         if size_of_batch(&header) > segment_bytes {
-            return Err(Error::BatchTooLarge { size_bytes: bytes.len(), segment_bytes });
+            return Err(Error::BatchTooLarge {
+                size_bytes: bytes.len(),
+                segment_bytes,
+            });
         }
         let mut state = self.state.borrow_mut();
-        assert!(state.is_prepared, "[prepared] the last block is in the journal before an append");
+        assert!(
+            state.is_prepared,
+            "[prepared] the last block is in the journal before an append"
+        );
         header.base_offset = state.offsets.log_end;
         header.leader_epoch = epoch;
         set_base_offset_and_epoch(&mut bytes, header.base_offset, epoch);
@@ -447,7 +510,7 @@ impl Log {
     }
 
     /// Notes the number of the journal entry that `append` or `prepare` returned last.
-    pub fn on_enqueued(&self, journal_entry: u64) {
+    pub fn on_enqueued(&self, journal_entry: Position) {
         self.tail.borrow_mut().set_journal_entry(journal_entry);
     }
 
@@ -462,7 +525,10 @@ impl Log {
     pub fn advance_high_watermark(&self, high_watermark: Offset) {
         let mut state = self.state.borrow_mut();
         state.offsets.high_watermark = state.offsets.high_watermark.max(high_watermark);
-        let open = state.producers.first_open_transaction().unwrap_or(Offset::MAX);
+        let open = state
+            .producers
+            .first_open_transaction()
+            .unwrap_or(Offset::MAX);
         let stable = state.offsets.high_watermark.min(open);
         state.offsets.last_stable = state.offsets.last_stable.max(stable);
         state.offsets.assert_ordered();
@@ -472,6 +538,10 @@ impl Log {
     pub fn roll(&self, now_ms: i64) {
         let mut state = self.state.borrow_mut();
         if state.active().end_position > 0 {
+            if !state.is_prepared {
+                // nothing was appended since the start: the segment is in its file to the last byte
+                state.destaged.destaged_position = state.active().end_position;
+            }
             state.roll(&self.settings.get(), now_ms);
             state.is_changed = true;
         }
@@ -495,7 +565,11 @@ impl Log {
     pub(super) fn carry_entry(&self, state: &State, start: FilePosition) -> Entry {
         let segment = state.active();
         let mut payload = Payload::empty();
-        for part in self.tail.borrow().parts(segment.base, start, segment.end_position) {
+        for part in self
+            .tail
+            .borrow()
+            .parts(segment.base, start, segment.end_position)
+        {
             payload.push(part);
         }
         assert!(
@@ -516,12 +590,12 @@ impl Log {
 
     /// Notes the number of the entry that `carry` returned. The ring before it may be reused once that
     /// entry is durable and a checkpoint made after this call is durable.
-    pub fn on_carried(&self, journal_entry: u64) {
+    pub fn on_carried(&self, journal_entry: Position) {
         self.tail.borrow_mut().set_carried(journal_entry);
     }
 
     /// The oldest journal entry that recovery would need for this log.
-    pub fn pinned_entry(&self) -> Option<u64> {
+    pub fn pinned_entry(&self) -> Option<Position> {
         self.tail.borrow().pinned_entry()
     }
 
@@ -531,8 +605,11 @@ impl Log {
     }
 
     /// Where the log stands in its files, for the journal's checkpoint. None while a start would find
-    /// the same in the directory.
-    pub fn checkpoint(&self) -> Option<LogCheckpoint> {
+    /// the same in the directory. Waits for a destaging that is under way.
+    ///
+    /// Cancel: safe.
+    pub async fn checkpoint(&self) -> Option<LogCheckpoint> {
+        let _files = self.io.acquire(1).await;
         let state = self.state.borrow();
         state.is_changed.then(|| LogCheckpoint {
             log_start: state.offsets.log_start,
@@ -561,9 +638,13 @@ pub(super) fn include_producer(producers: &mut ProducerStates, header: &BatchHea
 /// The coordinator epoch in the one record of a transaction marker.
 fn coordinator_epoch(header: &BatchHeader, batch: &[u8]) -> Option<i32> {
     let payload = record::payload(header, batch, MARKER_BYTES_MAX).ok()?;
-    let record = record::iter_records(&payload, header.record_count).next()?.ok()?;
+    let record = record::iter_records(&payload, header.record_count)
+        .next()?
+        .ok()?;
     let (_version, epoch) = record.value?.split_first_chunk::<2>()?;
-    epoch.first_chunk::<4>().map(|bytes| i32::from_be_bytes(*bytes))
+    epoch
+        .first_chunk::<4>()
+        .map(|bytes| i32::from_be_bytes(*bytes))
 }
 
 /// The batch in memory that it fills: a small batch must not keep a large frame alive.

@@ -27,7 +27,13 @@ struct Slot<V> {
 impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
     /// An empty map.
     pub fn new(weight_max: usize) -> Self {
-        Self { entries: HashMap::new(), by_use: BTreeMap::new(), clock: 0, weight: 0, weight_max }
+        Self {
+            entries: HashMap::new(),
+            by_use: BTreeMap::new(),
+            clock: 0,
+            weight: 0,
+            weight_max,
+        }
     }
 
     /// The value, which is now the most recently used one.
@@ -52,7 +58,14 @@ impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
         self.clock += 1;
         self.by_use.insert(self.clock, key);
         self.weight += weight;
-        self.entries.insert(key, Slot { value, weight, used: self.clock });
+        self.entries.insert(
+            key,
+            Slot {
+                value,
+                weight,
+                used: self.clock,
+            },
+        );
         gone
     }
 
@@ -83,7 +96,10 @@ mod tests {
         assert_eq!(lru.get(1), Some(10));
         assert_eq!(lru.insert(4, 40, 1), [20]);
         assert_eq!(lru.insert(5, 50, 2), [30, 10]);
-        assert_eq!((lru.count(), lru.get(4), lru.get(5)), (2, Some(40), Some(50)));
+        assert_eq!(
+            (lru.count(), lru.get(4), lru.get(5)),
+            (2, Some(40), Some(50))
+        );
     }
 
     #[test]

@@ -21,18 +21,33 @@
 //! then `tail`, `log`, `destage`, `read`, `recovery`.
 
 pub mod checkpoint;
+pub mod context;
+pub mod destage;
 pub mod error;
 pub mod file_names;
 pub mod indexer;
 pub mod leader_epochs;
+pub mod log;
+pub mod log_start;
+#[cfg(test)]
+mod log_tests;
+pub mod lookup;
+pub mod lru;
 pub mod offset_index;
+pub mod open;
 pub mod partition_metadata;
 pub mod producer_snapshot;
 pub mod producer_state;
+pub mod read;
+pub mod recovery;
+mod replay;
 pub mod retention;
+pub mod scan;
 pub mod segments;
 pub mod settings;
+pub mod tail;
 pub mod time_index;
+pub mod truncate;
 
 pub use self::error::{Damage, Error};
 pub use self::settings::LogSettings;

@@ -148,13 +148,10 @@ impl OffsetIndex {
         self.entries.len()
     }
 
-    /// Drops the entries of batches that end at or above `end_offset`.
-    pub fn truncate_to(&mut self, base: Offset, end_offset: Offset) {
-        let delta = end_offset.distance_from(base);
-        self.entries.truncate(
-            self.entries
-                .partition_point(|e| i64::from(e.relative_offset) < delta),
-        );
+    /// Keeps the first `count` entries; says whether there were so many.
+    pub fn keep(&mut self, count: usize) -> bool {
+        self.entries.truncate(count);
+        self.entries.len() == count
     }
 
     fn before(&self, above: usize) -> Option<OffsetEntry> {
@@ -216,17 +213,6 @@ mod tests {
             OffsetIndex::decode(&beyond, 50),
             Err(IndexError::Beyond { entry: 0 })
         );
-    }
-
-    #[test]
-    fn truncation_drops_batches_that_end_at_or_above_the_new_end() {
-        let mut index = OffsetIndex::default();
-        index.push(entry(9, 100));
-        index.push(entry(19, 200));
-        index.truncate_to(Offset::new(1000), Offset::new(1020));
-        assert_eq!(index.count(), 2);
-        index.truncate_to(Offset::new(1000), Offset::new(1019));
-        assert_eq!(index.last(), Some(entry(9, 100)));
     }
 
     proptest! {

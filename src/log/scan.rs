@@ -12,7 +12,7 @@ use super::checkpoint::{align_down, align_up};
 use super::error::{Damage, Error};
 use crate::model::limits::BATCH_HEADER_BYTES;
 use crate::model::offset::FilePosition;
-use crate::model::record_batch::{BatchHeader, check_crc};
+use crate::model::record_batch::{BatchError, BatchHeader, check_crc};
 use crate::rt::{File, SharedFile};
 
 /// Bytes of one read while walking headers close to a place.
@@ -106,7 +106,45 @@ impl Scan {
         end: FilePosition,
         chunk_bytes: usize,
     ) -> Self {
-        Self { file, position, end, chunk_bytes, chunk: Bytes::new(), chunk_position: position }
+        Self {
+            file,
+            position,
+            end,
+            chunk_bytes,
+            chunk: Bytes::new(),
+            chunk_position: position,
+        }
+    }
+
+    /// Over bytes at `position` that were read already; `next_whole` walks them.
+    pub fn over(file: SegmentFile, position: FilePosition, bytes: Bytes) -> Self {
+        let end = position + u64::try_from(bytes.len()).unwrap_or(0);
+        Self {
+            file,
+            position,
+            end,
+            chunk_bytes: 0,
+            chunk: bytes,
+            chunk_position: position,
+        }
+    }
+
+    /// The next batch that lies wholly in the bytes in memory; reads nothing.
+    pub fn next_whole(&mut self) -> Option<Result<Scanned, BatchError>> {
+        let bytes = self.cached(self.position, BATCH_HEADER_BYTES)?;
+        let header = match BatchHeader::parse(&bytes) {
+            Ok(header) => header,
+            Err(error) => return Some(Err(error)),
+        };
+        let scanned = Scanned {
+            header,
+            position: self.position,
+        };
+        if scanned.end_position() > self.end {
+            return None;
+        }
+        self.position = scanned.end_position();
+        Some(Ok(scanned))
     }
 
     /// Where the next batch starts.
@@ -128,7 +166,11 @@ impl Scan {
         let scanned = Scanned { header, position };
         if scanned.end_position() > self.end {
             let missing = scanned.end_position() - self.end;
-            return Err(Error::corrupt(self.file.path(), position, Damage::Short { missing }));
+            return Err(Error::corrupt(
+                self.file.path(),
+                position,
+                Damage::Short { missing },
+            ));
         }
         self.position = scanned.end_position();
         Ok(Some(scanned))
@@ -138,17 +180,24 @@ impl Scan {
     ///
     /// Cancel: safe.
     pub async fn batch(&mut self, scanned: &Scanned) -> Result<Bytes, Error> {
-        self.bytes(scanned.position, scanned.header.total_size()).await
+        self.bytes(scanned.position, scanned.header.total_size())
+            .await
     }
 
     /// Like `next`, with the batch's bytes, and with its checksum checked.
     ///
     /// Cancel: safe.
     pub async fn next_checked(&mut self) -> Result<Option<(Scanned, Bytes)>, Error> {
-        let Some(scanned) = self.next().await? else { return Ok(None) };
+        let Some(scanned) = self.next().await? else {
+            return Ok(None);
+        };
         let bytes = self.batch(&scanned).await?;
         if !check_crc(&bytes) {
-            return Err(Error::corrupt(self.path(), scanned.position, Damage::Checksum));
+            return Err(Error::corrupt(
+                self.path(),
+                scanned.position,
+                Damage::Checksum,
+            ));
         }
         crate::rt::yield_if_needed().await;
         Ok(Some((scanned, bytes)))
@@ -164,7 +213,10 @@ impl Scan {
             return Ok(bytes);
         }
         let left = usize::try_from(self.end - position).unwrap_or(usize::MAX);
-        self.chunk = self.file.read(position, self.chunk_bytes.max(len).min(left)).await?;
+        self.chunk = self
+            .file
+            .read(position, self.chunk_bytes.max(len).min(left))
+            .await?;
         self.chunk_position = position;
         self.cached(position, len).ok_or_else(|| {
             let missing = u64::try_from(len - self.chunk.len().min(len)).unwrap_or(u64::MAX);

@@ -16,6 +16,7 @@ use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 
+use crate::journal::journal::Position;
 use crate::model::offset::{FilePosition, Offset};
 use crate::rt::sync::Notify;
 
@@ -40,7 +41,7 @@ pub struct TailBatch {
     /// Bytes of memory that it keeps alive.
     pub held_bytes: usize,
     /// Number of the journal entry that holds it; none until the journal has taken it.
-    pub journal_entry: Option<u64>,
+    pub journal_entry: Option<Position>,
 }
 
 impl TailBatch {
@@ -59,7 +60,7 @@ impl TailBatch {
 struct Fragment {
     position: FilePosition,
     bytes: Bytes,
-    journal_entry: Option<u64>,
+    journal_entry: Option<Position>,
 }
 
 impl Fragment {
@@ -93,8 +94,15 @@ impl Tail {
 
     /// Keeps the partial last block of the segment that goes on.
     pub fn set_fragment(&mut self, position: FilePosition, bytes: Bytes) {
-        assert!(self.batches.len() == self.destaged, "[tail-dense] a fragment comes first");
-        self.fragment = Some(Fragment { position, bytes, journal_entry: None });
+        assert!(
+            self.batches.len() == self.destaged,
+            "[tail-dense] a fragment comes first"
+        );
+        self.fragment = Some(Fragment {
+            position,
+            bytes,
+            journal_entry: None,
+        });
     }
 
     /// Adds a batch behind the last one.
@@ -103,7 +111,11 @@ impl Tail {
             let is_next = last.next_offset == batch.base_offset
                 && (last.segment_base != batch.segment_base
                     || last.end_position() == batch.position);
-            assert!(is_next, "[tail-dense] {} behind {}", batch.base_offset, last.next_offset);
+            assert!(
+                is_next,
+                "[tail-dense] {} behind {}",
+                batch.base_offset, last.next_offset
+            );
         }
         self.undestaged_bytes += u64::try_from(batch.bytes.len()).unwrap_or(u64::MAX / 2);
         self.budget.charge(batch.charge());
@@ -111,7 +123,7 @@ impl Tail {
     }
 
     /// Notes which journal entry holds what was handed to the journal last.
-    pub fn set_journal_entry(&mut self, number: u64) {
+    pub fn set_journal_entry(&mut self, number: Position) {
         if let Some(batch) = self.batches.back_mut()
             && batch.journal_entry.is_none()
         {
@@ -124,7 +136,7 @@ impl Tail {
     }
 
     /// Notes that one journal entry now holds everything that is not in a segment.
-    pub fn set_carried(&mut self, number: u64) {
+    pub fn set_carried(&mut self, number: Position) {
         if let Some(fragment) = &mut self.fragment {
             fragment.journal_entry = Some(number);
         }
@@ -134,9 +146,16 @@ impl Tail {
     }
 
     /// The oldest journal entry that is still needed.
-    pub fn pinned_entry(&self) -> Option<u64> {
-        let fragment = self.fragment.as_ref().and_then(|fragment| fragment.journal_entry);
-        fragment.or_else(|| self.batches.get(self.destaged).and_then(|batch| batch.journal_entry))
+    pub fn pinned_entry(&self) -> Option<Position> {
+        let fragment = self
+            .fragment
+            .as_ref()
+            .and_then(|fragment| fragment.journal_entry);
+        fragment.or_else(|| {
+            self.batches
+                .get(self.destaged)
+                .and_then(|batch| batch.journal_entry)
+        })
     }
 
     /// First offset in memory.
@@ -147,7 +166,9 @@ impl Tail {
     /// The batches from the one that holds `offset` on; none when that one is not in memory.
     pub fn from_offset(&self, offset: Offset) -> impl Iterator<Item = &TailBatch> {
         let holds = self.first_offset().is_some_and(|first| first <= offset);
-        let skip = self.batches.partition_point(|batch| batch.next_offset <= offset);
+        let skip = self
+            .batches
+            .partition_point(|batch| batch.next_offset <= offset);
         let skip = if holds { skip } else { self.batches.len() };
         self.batches.range(skip..)
     }
@@ -162,16 +183,17 @@ impl Tail {
         self.undestaged_bytes
     }
 
-    /// Position after the last batch of segment `base` that ends at or below `end_offset`, among those
-    /// that are not destaged.
+    /// Position after the last batch that ends at or below `end_offset`, if that batch is not destaged
+    /// and lies in segment `base`.
     pub fn end_position_at(&self, base: Offset, end_offset: Offset) -> Option<FilePosition> {
-        let end = self.batches.partition_point(|batch| batch.next_offset <= end_offset);
-        let batch = self.batches.range(self.destaged.min(end)..end).next_back()?;
-        if batch.segment_base == base {
-            return Some(batch.end_position());
-        }
-        let mut own = self.undestaged().take_while(|batch| batch.next_offset <= end_offset);
-        own.rfind(|batch| batch.segment_base == base).map(TailBatch::end_position)
+        let end = self
+            .batches
+            .partition_point(|batch| batch.next_offset <= end_offset);
+        let batch = self
+            .batches
+            .range(self.destaged.min(end)..end)
+            .next_back()?;
+        (batch.segment_base == base).then(|| batch.end_position())
     }
 
     /// The undestaged bytes of segment `base` in `start..end`, in the parts in which they are held.
@@ -193,7 +215,11 @@ impl Tail {
     pub fn on_destaged(this: &Rc<RefCell<Self>>, base: Offset, position: FilePosition) {
         let (budget, newest) = {
             let mut tail = this.borrow_mut();
-            if tail.fragment.as_ref().is_some_and(|part| part.end_position() <= position) {
+            if tail
+                .fragment
+                .as_ref()
+                .is_some_and(|part| part.end_position() <= position)
+            {
                 tail.fragment = None;
             }
             let mut newest = None;
@@ -212,11 +238,21 @@ impl Tail {
         }
     }
 
-    /// Drops the batches that end above `end_offset`, and the fragment: the log was cut there.
-    pub fn truncate_to(&mut self, end_offset: Offset) {
+    /// Forgets the partial block: the segment's end has to be read again.
+    pub fn clear_fragment(&mut self) {
         self.fragment = None;
-        while self.batches.back().is_some_and(|batch| batch.next_offset > end_offset) {
-            let Some(batch) = self.batches.pop_back() else { return };
+    }
+
+    /// Drops the batches that end above `end_offset`: the log was cut there.
+    pub fn truncate_to(&mut self, end_offset: Offset) {
+        while self
+            .batches
+            .back()
+            .is_some_and(|batch| batch.next_offset > end_offset)
+        {
+            let Some(batch) = self.batches.pop_back() else {
+                return;
+            };
             self.budget.release(batch.charge());
             if self.batches.len() >= self.destaged {
                 self.undestaged_bytes -= u64::try_from(batch.bytes.len()).unwrap_or(0);
@@ -228,9 +264,14 @@ impl Tail {
     /// Drops destaged batches that end at or below `end_offset`.
     fn evict_to(&mut self, end_offset: Offset) {
         while self.destaged > 0
-            && self.batches.front().is_some_and(|batch| batch.next_offset <= end_offset)
+            && self
+                .batches
+                .front()
+                .is_some_and(|batch| batch.next_offset <= end_offset)
         {
-            let Some(batch) = self.batches.pop_front() else { return };
+            let Some(batch) = self.batches.pop_front() else {
+                return;
+            };
             self.destaged -= 1;
             self.budget.release(batch.charge());
         }
@@ -252,8 +293,12 @@ fn push_part(
     start: FilePosition,
     end: FilePosition,
 ) {
-    let from = usize::try_from(start.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
-    let to = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+    let from = usize::try_from(start.saturating_sub(at))
+        .unwrap_or(usize::MAX)
+        .min(bytes.len());
+    let to = usize::try_from(end.saturating_sub(at))
+        .unwrap_or(usize::MAX)
+        .min(bytes.len());
     if from < to {
         parts.push(bytes.slice(from..to));
     }
@@ -308,7 +353,9 @@ impl TailBudget {
     /// while no tail is borrowed.
     pub fn evict(&self) {
         while self.used_bytes.get() >= self.limit_bytes {
-            let Some((tail, end_offset)) = self.evictable.borrow_mut().pop_front() else { return };
+            let Some((tail, end_offset)) = self.evictable.borrow_mut().pop_front() else {
+                return;
+            };
             if let Some(tail) = tail.upgrade() {
                 tail.borrow_mut().evict_to(end_offset);
             }
@@ -401,8 +448,12 @@ mod tests {
         let joined = |start, end| tail.parts(Offset::ZERO, start, end).concat();
         assert_eq!(joined(4096, 8192), b"fragment\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02");
         assert_eq!(joined(4100, 4106), b"ment\x01\x01");
-        assert_eq!(tail.end_position_at(Offset::ZERO, Offset::new(3)), Some(4124));
-        assert_eq!(tail.end_position_at(Offset::ZERO, Offset::new(4)), Some(4124));
+        assert_eq!(
+            tail.end_position_at(Offset::ZERO, Offset::new(3)),
+            Some(4124)
+        );
+        assert_eq!(tail.end_position_at(Offset::ZERO, Offset::new(4)), None);
+        assert_eq!(tail.end_position_at(Offset::new(9), Offset::new(4)), Some(10));
         assert_eq!(tail.end_position_at(Offset::new(9), Offset::new(3)), None);
         assert_eq!(tail.end_position_at(Offset::ZERO, Offset::new(1)), None);
     }
@@ -410,15 +461,16 @@ mod tests {
     #[test]
     fn oldest_needed_journal_entry_is_the_fragments_then_the_first_batchs() {
         let tail = Tail::new(TailBudget::new(1 << 20));
-        tail.borrow_mut().set_fragment(0, Bytes::from_static(b"12345"));
-        tail.borrow_mut().set_journal_entry(7);
+        tail.borrow_mut()
+            .set_fragment(0, Bytes::from_static(b"12345"));
+        tail.borrow_mut().set_journal_entry(Position(7));
         tail.borrow_mut().push(batch(1, 0, 5, 5));
-        tail.borrow_mut().set_journal_entry(8);
-        assert_eq!(tail.borrow().pinned_entry(), Some(7));
+        tail.borrow_mut().set_journal_entry(Position(8));
+        assert_eq!(tail.borrow().pinned_entry(), Some(Position(7)));
         Tail::on_destaged(&tail, Offset::ZERO, 5);
-        assert_eq!(tail.borrow().pinned_entry(), Some(8));
-        tail.borrow_mut().set_carried(20);
-        assert_eq!(tail.borrow().pinned_entry(), Some(20));
+        assert_eq!(tail.borrow().pinned_entry(), Some(Position(8)));
+        tail.borrow_mut().set_carried(Position(20));
+        assert_eq!(tail.borrow().pinned_entry(), Some(Position(20)));
         Tail::on_destaged(&tail, Offset::ZERO, 10);
         assert_eq!(tail.borrow().pinned_entry(), None);
     }
@@ -428,11 +480,15 @@ mod tests {
         let budget = TailBudget::new(1 << 20);
         let tail = Tail::new(Rc::clone(&budget));
         for offset in 1..5 {
-            tail.borrow_mut().push(batch(offset, 0, u64::try_from(offset).unwrap() * 10, 10));
+            tail.borrow_mut()
+                .push(batch(offset, 0, u64::try_from(offset).unwrap() * 10, 10));
         }
         Tail::on_destaged(&tail, Offset::ZERO, 30);
         tail.borrow_mut().truncate_to(Offset::new(4));
-        assert_eq!(offsets(tail.borrow().from_offset(Offset::new(1))), [1, 2, 3]);
+        assert_eq!(
+            offsets(tail.borrow().from_offset(Offset::new(1))),
+            [1, 2, 3]
+        );
         assert_eq!(tail.borrow().undestaged_bytes(), 10);
         tail.borrow_mut().truncate_to(Offset::new(2));
         assert_eq!(tail.borrow().undestaged_bytes(), 0);

@@ -121,12 +121,10 @@ impl TimeIndex {
         self.entries.len()
     }
 
-    /// Drops the entries whose offset is at or above `relative_end`.
-    pub fn truncate_to(&mut self, relative_end: i64) {
-        let keep = self
-            .entries
-            .partition_point(|e| i64::from(e.relative_offset) < relative_end);
-        self.entries.truncate(keep);
+    /// Keeps the first `count` entries; says whether there were so many.
+    pub fn keep(&mut self, count: usize) -> bool {
+        self.entries.truncate(count);
+        self.entries.len() == count
     }
 }
 

@@ -1,0 +1,538 @@
+//! From memory to segments: large aligned writes of durable data, sealing, and the clean stop.
+//!
+//! Runs on: the home shard, background lane.        Owner: `Log`, one at a time (`io`).
+//! Promises: only durable bytes are written, in whole blocks at aligned positions; when `destage` returns,
+//! data and index entries are flushed, and a checkpoint made now covers them.
+//! Invariants: [whole-blocks] [sealed-closed] [producer-prefix]; [destage-durable] nothing above the
+//! durable end reaches a segment.
+//!
+//! Sealing a rolled segment, in this order: (1) its last bytes, the last block padded with zeros;
+//! (2) truncate to the exact length; (3) fdatasync; (4) index files, exact, and the producer snapshot of
+//! the next segment's base; (5) close. Only then may a buffered descriptor on it exist. A crash between
+//! any two of them leaves what the journal brings again, because the checkpoint still names the segment.
+
+use bytes::Bytes;
+use futures_util::future::try_join3;
+
+use super::checkpoint::{self, LogCheckpoint, align_down, align_up};
+use super::error::Error;
+use super::file_names::FileKind;
+use super::indexer::Indexer;
+use super::leader_epochs;
+use super::log::{Log, include_producer};
+use super::offset_index;
+use super::open::write_indexes;
+use super::producer_snapshot;
+use super::segments::SealedSegment;
+use super::tail::Tail;
+use super::time_index;
+use crate::journal::journal::Position;
+use crate::model::limits::ALIGNMENT_BYTES;
+use crate::model::offset::{FilePosition, Offset};
+use crate::model::record_batch::BatchHeader;
+use crate::rt::{File, IoBuf, OpenOptions, fs};
+
+/// Disk space reserved ahead of a segment: as much as it has, between these.
+const PREALLOCATION_BYTES_MIN: u64 = 256 << 10;
+const PREALLOCATION_BYTES_MAX: u64 = 16 << 20;
+
+/// What one call of `destage` did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destaged {
+    /// Bytes written to segments.
+    pub written_bytes: u64,
+    /// Segments sealed.
+    pub sealed_count: u32,
+}
+
+/// One run of bytes that goes to a segment.
+struct Run {
+    base: Offset,
+    start: FilePosition,
+    /// Aligned, unless it is the segment's end.
+    end: FilePosition,
+    seals: bool,
+}
+
+impl Log {
+    /// Bytes that `destage` would write now.
+    pub fn destageable_bytes(&self) -> u64 {
+        self.next_run().map_or(0, |run| run.end - run.start)
+    }
+
+    /// Writes everything durable that fills whole blocks, and seals what was rolled.
+    ///
+    /// After an error the log is failed, unless the disk was full: then calling again goes on.
+    /// Cancel: not safe; a dropped call leaves a half-destaged run, which the next call writes again.
+    pub async fn destage(&self) -> Result<Destaged, Error> {
+        let _files = self.io.acquire(1).await;
+        self.check_failed()?;
+        let result = self.destage_runs().await;
+        if let Err(error) = &result
+            && !error.is_disk_full()
+        {
+            self.fail(error.clone());
+        }
+        result
+    }
+
+    async fn destage_runs(&self) -> Result<Destaged, Error> {
+        let mut done = Destaged::default();
+        while let Some(run) = self.next_run() {
+            self.load_indexer().await?;
+            self.write_run(&run).await?;
+            done.written_bytes += run.end - run.start;
+            if run.seals {
+                self.seal(run.base).await?;
+                done.sealed_count += 1;
+            }
+        }
+        Ok(done)
+    }
+
+    fn next_run(&self) -> Option<Run> {
+        let state = self.state.borrow();
+        let segment = state.oldest_open();
+        let start = state.destaged.destaged_position;
+        let is_rolled = state.open.len() > 1;
+        if is_rolled && state.oldest_open_end() <= state.offsets.durable_end {
+            return Some(Run {
+                base: segment.base,
+                start,
+                end: segment.end_position,
+                seals: true,
+            });
+        }
+        let durable = self
+            .tail
+            .borrow()
+            .end_position_at(segment.base, state.offsets.durable_end)?;
+        let end = align_down(durable);
+        (end > start).then_some(Run {
+            base: segment.base,
+            start,
+            end,
+            seals: false,
+        })
+    }
+
+    async fn write_run(&self, run: &Run) -> Result<(), Error> {
+        if run.start < run.end {
+            let file = self.file_for_writing(run.base, run.end).await?;
+            self.write_blocks(&file, run).await?;
+            self.include_destaged(run.base, run.end);
+            self.flush(&file, run.base).await?;
+        }
+        self.publish(run);
+        Ok(())
+    }
+
+    /// The segment's file, made if necessary, with space reserved up to `end`.
+    async fn file_for_writing(&self, base: Offset, end: FilePosition) -> Result<File, Error> {
+        let path = self.path(base, FileKind::Log);
+        let file = self
+            .context
+            .open_direct(self.key(base), &path, true)
+            .await?;
+        let (is_created, allocated_end) = {
+            let state = self.state.borrow();
+            let segment = state.oldest_open();
+            (segment.is_created, segment.allocated_end)
+        };
+        if !is_created {
+            fs::sync_dir(&self.dir).await?;
+            if let Some(parent) = self.dir.parent() {
+                fs::sync_dir(parent).await?;
+            }
+            self.state.borrow_mut().oldest_open_mut().is_created = true;
+        }
+        if end > allocated_end {
+            let wanted = end.clamp(PREALLOCATION_BYTES_MIN, PREALLOCATION_BYTES_MAX);
+            let ahead = align_down(self.context.take_preallocation(wanted));
+            let until = align_up(end) + ahead;
+            // without room for more than the data itself, the write says so
+            if file
+                .allocate(allocated_end, until - allocated_end)
+                .await
+                .is_ok()
+            {
+                self.state.borrow_mut().oldest_open_mut().allocated_end = until;
+            }
+            self.context.give_preallocation(ahead);
+        }
+        Ok(file)
+    }
+
+    async fn write_blocks(&self, file: &File, run: &Run) -> Result<(), Error> {
+        let step = u64::try_from(self.context.limits().destage_bytes).unwrap_or(u64::MAX / 2);
+        let mut position = run.start;
+        while position < run.end {
+            let end = run.end.min(position + align_down(step).max(align_up(1)));
+            let parts = self.tail.borrow().parts(run.base, position, end);
+            let len = usize::try_from(align_up(end) - position).unwrap_or(usize::MAX);
+            let mut buffer = IoBuf::alloc(len).await;
+            fill(
+                &mut buffer,
+                &parts,
+                usize::try_from(end - position).unwrap_or(usize::MAX),
+            );
+            file.write_at(buffer, len, position).await?;
+            position = end;
+        }
+        Ok(())
+    }
+
+    /// Takes the batches that end at or below `end` into the destaged state.
+    fn include_destaged(&self, base: Offset, end: FilePosition) {
+        let tail = self.tail.borrow();
+        let mut state = self.state.borrow_mut();
+        let mut indexer = state
+            .oldest_open_mut()
+            .indexer
+            .take()
+            .expect("load_indexer came first");
+        let destaged = &mut state.destaged;
+        for batch in tail.undestaged() {
+            if batch.segment_base != base || batch.end_position() > end {
+                break;
+            }
+            if batch.base_offset < destaged.next_offset {
+                continue; // taken in by a call that failed or was dropped before it could publish
+            }
+            let header = BatchHeader::parse(&batch.bytes).expect("parsed when it was appended");
+            indexer.push(&header, batch.position);
+            include_producer(&mut destaged.producers, &header, &batch.bytes);
+            destaged
+                .epochs
+                .assign(header.leader_epoch, header.base_offset);
+            let first = Some(header.max_timestamp).filter(|timestamp| *timestamp >= 0);
+            destaged.first_timestamp = destaged.first_timestamp.or(first);
+            destaged.max_timestamp = indexer.max_timestamp();
+            destaged.next_offset = header.next_offset();
+            destaged.end_position = batch.end_position();
+        }
+        state.oldest_open_mut().indexer = Some(indexer);
+    }
+
+    /// Flushes the segment, and appends the entries that are not in the index files yet, flushed too.
+    async fn flush(&self, file: &File, base: Offset) -> Result<(), Error> {
+        let (offsets, times, counts) = {
+            let state = self.state.borrow();
+            let indexer = state
+                .oldest_open()
+                .indexer
+                .as_ref()
+                .expect("load_indexer came first");
+            let (offsets_from, times_from) = state.index_counts();
+            let start = offsets_from * offset_index::ENTRY_BYTES;
+            let offsets = IndexBlock::new(start, |first| indexer.offsets().encode_from(first), 8);
+            let start = times_from * time_index::ENTRY_BYTES;
+            let times = IndexBlock::new(start, |first| indexer.times().encode_from(first), 12);
+            (
+                offsets,
+                times,
+                (indexer.offsets().count(), indexer.times().count()),
+            )
+        };
+        let data = async { file.fdatasync().await.map_err(Error::from) };
+        let offsets = self.write_index(base, FileKind::OffsetIndex, offsets);
+        let times = self.write_index(base, FileKind::TimeIndex, times);
+        try_join3(data, offsets, times).await?;
+        self.state.borrow_mut().set_index_counts(counts);
+        Ok(())
+    }
+
+    async fn write_index(
+        &self,
+        base: Offset,
+        kind: FileKind,
+        block: Option<IndexBlock>,
+    ) -> Result<(), Error> {
+        let Some(IndexBlock { position, bytes }) = block else {
+            return Ok(());
+        };
+        let file = File::open(self.path(base, kind), &OpenOptions::direct().create()).await?;
+        let mut buffer = IoBuf::alloc(bytes.len()).await;
+        let len = buffer.len();
+        fill(&mut buffer, &[Bytes::from(bytes)], len);
+        file.write_at(buffer, len, position).await?;
+        file.fdatasync().await?;
+        file.close().await?;
+        if position == 0 {
+            fs::sync_dir(&self.dir).await?;
+        }
+        Ok(())
+    }
+
+    /// Everything of the run is flushed: it may leave memory, and the journal may forget it.
+    fn publish(&self, run: &Run) {
+        {
+            let mut state = self.state.borrow_mut();
+            assert!(
+                state.destaged.next_offset <= state.offsets.durable_end,
+                "[destage-durable] {} of {}",
+                state.destaged.next_offset,
+                state.offsets.durable_end
+            );
+            state.destaged.destaged_position = run.end;
+            state.refresh_destaged_end();
+            state.offsets.assert_ordered();
+            state.is_changed = true;
+        }
+        Tail::on_destaged(&self.tail, run.base, run.end);
+    }
+
+    /// Closes the oldest open segment, all of whose bytes are in its file, for good.
+    async fn seal(&self, base: Offset) -> Result<(), Error> {
+        let (indexer, snapshot, size_bytes, next_base) = {
+            let mut state = self.state.borrow_mut();
+            let next_base = state.oldest_open_end();
+            assert!(
+                state.destaged.next_offset == next_base,
+                "[producer-prefix] a segment is sealed when its last batch is destaged"
+            );
+            let snapshot = producer_snapshot::encode(&state.destaged.producers);
+            let segment = state.oldest_open_mut();
+            let indexer = segment.indexer.as_mut().expect("load_indexer came first");
+            indexer.finish();
+            (indexer.clone(), snapshot, segment.end_position, next_base)
+        };
+        self.finish_files(base, size_bytes, &indexer).await?;
+        fs::write_atomic(self.path(next_base, FileKind::Snapshot), snapshot).await?;
+        let mut state = self.state.borrow_mut();
+        state.open.pop_front();
+        state.sealed.push(SealedSegment {
+            base_offset: base,
+            next_offset: next_base,
+            size_bytes,
+            max_timestamp: Some(indexer.max_timestamp()),
+        });
+        state.destaged = LogCheckpoint {
+            producers: std::mem::take(&mut state.destaged.producers),
+            epochs: std::mem::take(&mut state.destaged.epochs),
+            truncations: state.destaged.truncations,
+            ..LogCheckpoint::empty_at(next_base)
+        };
+        let log_start = state.offsets.log_start;
+        let retired = state.sealed.retire_below(log_start);
+        state.retired.extend(retired);
+        Ok(())
+    }
+
+    /// Exact length, exact indexes, closed.
+    async fn finish_files(&self, base: Offset, size: u64, indexer: &Indexer) -> Result<(), Error> {
+        let path = self.path(base, FileKind::Log);
+        let file = self
+            .context
+            .open_direct(self.key(base), &path, true)
+            .await?;
+        file.truncate(size).await?;
+        file.fdatasync().await?;
+        drop(file);
+        write_indexes(&self.dir, base, indexer).await?;
+        self.context.close(self.key(base)).await
+    }
+
+    /// The clean stop: everything goes to the files, and the directory is a plain Kafka one whose
+    /// `partition.state` spares the next start from reading it. No append may follow.
+    ///
+    /// Cancel: not safe; what is missing then, recovery brings.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.destage().await?;
+        let _files = self.io.acquire(1).await;
+        self.check_failed()?;
+        if self.state.borrow().is_prepared {
+            let result = self.close_active().await;
+            if let Err(error) = &result {
+                self.fail(error.clone());
+            }
+            result?;
+        }
+        let base = self.state.borrow().oldest_open().base;
+        self.context.close(self.key(base)).await?;
+        let (is_changed, state, epochs) = {
+            let mut state = self.state.borrow_mut();
+            state.is_prepared = false;
+            state.destaged.destaged_position = align_down(state.destaged.end_position);
+            let found = LogCheckpoint {
+                log_start: state.offsets.log_start,
+                ..state.destaged.clone()
+            };
+            (state.is_changed, found.encode_file(), state.epochs.encode())
+        };
+        if is_changed {
+            fs::write_atomic(self.dir.join(leader_epochs::FILE_NAME), epochs).await?;
+            fs::write_atomic(self.dir.join(checkpoint::FILE_NAME), state).await?;
+            self.state.borrow_mut().is_changed = false;
+        }
+        Ok(())
+    }
+
+    /// Writes the unaligned end of the active segment and cuts the file there.
+    async fn close_active(&self) -> Result<(), Error> {
+        self.load_indexer().await?;
+        let run = {
+            let state = self.state.borrow();
+            let segment = state.active();
+            assert!(
+                state.open.len() == 1 && state.offsets.durable_end == state.offsets.log_end,
+                "[destage-durable] a log is closed when everything in it is durable"
+            );
+            let start = state.destaged.destaged_position;
+            Run {
+                base: segment.base,
+                start,
+                end: segment.end_position,
+                seals: false,
+            }
+        };
+        self.write_run(&run).await?;
+        if run.end == 0 {
+            return Ok(());
+        }
+        let (indexer, snapshot, next_offset) = {
+            let mut state = self.state.borrow_mut();
+            let segment = state.oldest_open_mut();
+            let indexer = segment.indexer.as_mut().expect("load_indexer came first");
+            indexer.finish();
+            let indexer = indexer.clone();
+            state.set_index_counts((indexer.offsets().count(), indexer.times().count()));
+            let snapshot = producer_snapshot::encode(&state.destaged.producers);
+            (indexer, snapshot, state.destaged.next_offset)
+        };
+        self.finish_files(run.base, run.end, &indexer).await?;
+        Ok(fs::write_atomic(self.path(next_offset, FileKind::Snapshot), snapshot).await?)
+    }
+}
+
+/// The blocks of an index file that new entries change.
+struct IndexBlock {
+    position: FilePosition,
+    bytes: Vec<u8>,
+}
+
+impl IndexBlock {
+    /// From the block that holds byte `start` to the end; none when nothing follows `start`. The
+    /// entries before it in that block are written again, as they are.
+    fn new(
+        start: usize,
+        encode_from: impl Fn(usize) -> Vec<u8>,
+        entry_bytes: usize,
+    ) -> Option<Self> {
+        let aligned = start - start % ALIGNMENT_BYTES;
+        let first = aligned / entry_bytes;
+        let mut bytes = encode_from(first);
+        if first * entry_bytes + bytes.len() <= start {
+            return None;
+        }
+        bytes.drain(..aligned - first * entry_bytes);
+        Some(Self {
+            position: u64::try_from(aligned).unwrap_or(u64::MAX),
+            bytes,
+        })
+    }
+}
+
+/// Copies `parts` to the start of `buffer`, which is zeroed behind them.
+fn fill(buffer: &mut [u8], parts: &[Bytes], expected: usize) {
+    let mut rest = buffer;
+    let mut copied = 0;
+    for part in parts {
+        let (head, tail) = rest.split_at_mut(part.len());
+        head.copy_from_slice(part);
+        rest = tail;
+        copied += part.len();
+    }
+    debug_assert!(copied <= expected, "parts fit into what was asked for");
+    rest.fill(0);
+}
+
+/// What the choice needs to know of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestageFacts {
+    /// Bytes that `destage` would write.
+    pub destageable_bytes: u64,
+    /// Bytes in memory that are in no segment.
+    pub undestaged_bytes: u64,
+    /// Oldest journal entry that it needs.
+    pub pinned_entry: Option<Position>,
+}
+
+/// How hard the shard is pressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pressure {
+    /// Part of the journal's ring that is in use, 0 to 1 in thousandths.
+    pub ring_fill_permille: u32,
+    /// Whether appends wait for tail memory.
+    pub is_tail_full: bool,
+    /// `destage.size`: what is worth a write of its own.
+    pub destage_bytes: u64,
+}
+
+/// What a log should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestageAction {
+    /// Write whole blocks to the segment.
+    Destage,
+    /// Journal the few bytes that pin old ring space again.
+    Carry,
+}
+
+/// Up to which size undestaged bytes are journaled again instead of written to the segment.
+pub const CARRY_BYTES_MAX: u64 = 64 << 10;
+
+/// Chooses which logs to destage: those with enough for a large write; with the ring more than half
+/// full, the quarter of them that pins its oldest entries; with the tail memory used up, those that
+/// hold most. Pure.
+pub fn choose(facts: &[DestageFacts], pressure: Pressure) -> Vec<(usize, DestageAction)> {
+    let mut chosen: Vec<Option<DestageAction>> = facts
+        .iter()
+        .map(|log| {
+            let is_large = log.destageable_bytes >= pressure.destage_bytes;
+            is_large.then_some(DestageAction::Destage)
+        })
+        .collect();
+    if pressure.ring_fill_permille > 500 {
+        let mut pinning: Vec<(Position, usize)> = facts
+            .iter()
+            .enumerate()
+            .filter_map(|(index, log)| Some((log.pinned_entry?, index)))
+            .collect();
+        pinning.sort_unstable();
+        let urgent = if pressure.ring_fill_permille > 750 {
+            2
+        } else {
+            4
+        };
+        let count = pinning.len().div_ceil(urgent);
+        for (_, index) in pinning.into_iter().take(count) {
+            let (Some(log), Some(choice)) = (facts.get(index), chosen.get_mut(index)) else {
+                continue;
+            };
+            let is_small = log.undestaged_bytes <= CARRY_BYTES_MAX;
+            let action = if log.destageable_bytes > 0 && !is_small {
+                DestageAction::Destage
+            } else {
+                DestageAction::Carry
+            };
+            choice.get_or_insert(action);
+        }
+    }
+    if pressure.is_tail_full {
+        let largest = facts
+            .iter()
+            .map(|log| log.destageable_bytes)
+            .max()
+            .unwrap_or(0);
+        for (log, choice) in facts.iter().zip(&mut chosen) {
+            if log.destageable_bytes > 0 && log.destageable_bytes >= largest / 2 {
+                *choice = Some(DestageAction::Destage);
+            }
+        }
+    }
+    chosen
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, action)| Some((index, action?)))
+        .collect()
+}
