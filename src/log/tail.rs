@@ -453,7 +453,10 @@ mod tests {
             Some(4124)
         );
         assert_eq!(tail.end_position_at(Offset::ZERO, Offset::new(4)), None);
-        assert_eq!(tail.end_position_at(Offset::new(9), Offset::new(4)), Some(10));
+        assert_eq!(
+            tail.end_position_at(Offset::new(9), Offset::new(4)),
+            Some(10)
+        );
         assert_eq!(tail.end_position_at(Offset::new(9), Offset::new(3)), None);
         assert_eq!(tail.end_position_at(Offset::ZERO, Offset::new(1)), None);
     }
