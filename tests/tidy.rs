@@ -76,7 +76,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "admin",
         &["model", "config", "telemetry", "rt", "cluster", "shard"],
     ),
-    ("client", &["model", "wire"]),
+    ("client", &["model", "config", "wire"]),
     (
         "commands",
         &[

@@ -94,25 +94,7 @@ pub struct TopicArguments {
 #[derive(Debug, Subcommand)]
 pub enum TopicCommand {
     /// Create a topic
-    Create {
-        /// Its name
-        topic: String,
-        /// Number of partitions [default: the broker's num.partitions]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
-        partitions: Option<i32>,
-        /// Number of replicas [default: the broker's default.replication.factor]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i16).range(1..))]
-        replication_factor: Option<i16>,
-        /// A setting; may be given several times
-        #[arg(long, value_name = "NAME=VALUE", value_parser = parse_assignment)]
-        config: Vec<Assignment>,
-        /// Succeed when it is there already
-        #[arg(long)]
-        if_not_exists: bool,
-        /// Where the broker is
-        #[command(flatten)]
-        bootstrap: BootstrapArguments,
-    },
+    Create(CreateArguments),
     /// List the topics
     List {
         /// Internal topics too
@@ -140,22 +122,7 @@ pub enum TopicCommand {
         bootstrap: BootstrapArguments,
     },
     /// Change settings, add partitions
-    Alter {
-        /// Its name
-        topic: String,
-        /// The new, larger number of partitions
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
-        partitions: Option<i32>,
-        /// A setting; may be given several times
-        #[arg(long, value_name = "NAME=VALUE", value_parser = parse_assignment)]
-        config: Vec<Assignment>,
-        /// A setting to take back to its default; may be given several times
-        #[arg(long, value_name = "NAME")]
-        reset_config: Vec<String>,
-        /// Where the broker is
-        #[command(flatten)]
-        bootstrap: BootstrapArguments,
-    },
+    Alter(AlterArguments),
     /// Delete topics with all their records
     Delete {
         /// Their names
@@ -168,6 +135,47 @@ pub enum TopicCommand {
         #[command(flatten)]
         bootstrap: BootstrapArguments,
     },
+}
+
+/// `corelog topic create`.
+#[derive(Debug, Args)]
+pub struct CreateArguments {
+    /// Its name
+    pub topic: String,
+    /// Number of partitions [default: the broker's num.partitions]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub partitions: Option<i32>,
+    /// Number of replicas [default: the broker's default.replication.factor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i16).range(1..))]
+    pub replication_factor: Option<i16>,
+    /// A setting; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_assignment)]
+    pub config: Vec<Assignment>,
+    /// Succeed when it is there already
+    #[arg(long)]
+    pub if_not_exists: bool,
+    /// Where the broker is
+    #[command(flatten)]
+    pub bootstrap: BootstrapArguments,
+}
+
+/// `corelog topic alter`.
+#[derive(Debug, Args)]
+pub struct AlterArguments {
+    /// Its name
+    pub topic: String,
+    /// The new, larger number of partitions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub partitions: Option<i32>,
+    /// A setting; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_assignment)]
+    pub config: Vec<Assignment>,
+    /// A setting to take back to its default; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub reset_config: Vec<String>,
+    /// Where the broker is
+    #[command(flatten)]
+    pub bootstrap: BootstrapArguments,
 }
 
 /// `corelog group`.
@@ -291,7 +299,8 @@ pub struct ProduceArguments {
     /// The topic
     pub topic: String,
     /// What separates key and value; without it, the whole line is the value
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT")]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub key_separator: Option<String>,
     /// Whose acknowledgement is waited for
     #[arg(long, value_name = "ACKS", default_value = "all")]

@@ -8,7 +8,7 @@ use kafka_protocol::messages::metadata_response::{
 };
 use serde_json::{Value, json};
 
-use super::arguments::{Assignment, TopicCommand};
+use super::arguments::{AlterArguments, Assignment, CreateArguments, TopicCommand};
 use super::output::Output;
 use super::run::Failure;
 use crate::client::cluster::topic_name;
@@ -22,31 +22,7 @@ const TOPIC_CONFIG: i8 = 1;
 /// Runs the command.
 pub(super) fn run(command: TopicCommand) -> Result<(), Failure> {
     match command {
-        TopicCommand::Create {
-            topic,
-            partitions,
-            replication_factor,
-            config,
-            if_not_exists,
-            bootstrap,
-        } => {
-            let mut client = Client::connect(&bootstrap.bootstrap.0)?;
-            let settings: Vec<(String, String)> = config
-                .into_iter()
-                .map(|Assignment(name, value)| (name, value))
-                .collect();
-            let created = topics::create(
-                &mut client,
-                &topic,
-                partitions,
-                replication_factor,
-                &settings,
-            );
-            let expected = if_not_exists.then_some(ErrorCode::TopicAlreadyExists);
-            unless(created, expected)?;
-            client.await_topic(&topic)?;
-            Ok(())
-        }
+        TopicCommand::Create(arguments) => create(arguments),
         TopicCommand::List {
             internal,
             json,
@@ -67,32 +43,7 @@ pub(super) fn run(command: TopicCommand) -> Result<(), Failure> {
             let described = describe_all(&mut client, &topics, all_configs)?;
             print_described(&described, json)
         }
-        TopicCommand::Alter {
-            topic,
-            partitions,
-            config,
-            reset_config,
-            bootstrap,
-        } => {
-            let changes: Vec<(String, Option<String>)> = config
-                .into_iter()
-                .map(|Assignment(name, value)| (name, Some(value)))
-                .chain(reset_config.into_iter().map(|name| (name, None)))
-                .collect();
-            if partitions.is_none() && changes.is_empty() {
-                let text = "nothing to alter: give --partitions, --config or --reset-config";
-                return Err(Failure::Usage(text.to_owned()));
-            }
-            let mut client = Client::connect(&bootstrap.bootstrap.0)?;
-            client.topic(&topic)?;
-            if !changes.is_empty() {
-                topics::alter_settings(&mut client, &topic, &changes)?;
-            }
-            if let Some(count) = partitions {
-                topics::add_partitions(&mut client, &topic, count)?;
-            }
-            Ok(())
-        }
+        TopicCommand::Alter(arguments) => alter(arguments),
         TopicCommand::Delete {
             topics,
             if_exists,
@@ -106,6 +57,47 @@ pub(super) fn run(command: TopicCommand) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+fn create(arguments: CreateArguments) -> Result<(), Failure> {
+    let mut client = Client::connect(&arguments.bootstrap.bootstrap.0)?;
+    let topic = &arguments.topic;
+    let settings: Vec<(String, String)> = arguments
+        .config
+        .into_iter()
+        .map(|Assignment(name, value)| (name, value))
+        .collect();
+    let (partitions, replicas) = (arguments.partitions, arguments.replication_factor);
+    let created = topics::create(&mut client, topic, partitions, replicas, &settings);
+    let expected = arguments
+        .if_not_exists
+        .then_some(ErrorCode::TopicAlreadyExists);
+    unless(created, expected)?;
+    client.await_topic(topic)?;
+    Ok(())
+}
+
+fn alter(arguments: AlterArguments) -> Result<(), Failure> {
+    let set = arguments
+        .config
+        .into_iter()
+        .map(|Assignment(name, value)| (name, Some(value)));
+    let reset = arguments.reset_config.into_iter().map(|name| (name, None));
+    let changes: Vec<(String, Option<String>)> = set.chain(reset).collect();
+    if arguments.partitions.is_none() && changes.is_empty() {
+        let text = "nothing to alter: give --partitions, --config or --reset-config";
+        return Err(Failure::Usage(text.to_owned()));
+    }
+    let topic = &arguments.topic;
+    let mut client = Client::connect(&arguments.bootstrap.bootstrap.0)?;
+    client.topic(topic)?;
+    if !changes.is_empty() {
+        topics::alter_settings(&mut client, topic, &changes)?;
+    }
+    if let Some(count) = arguments.partitions {
+        topics::add_partitions(&mut client, topic, count)?;
+    }
+    Ok(())
 }
 
 /// Success, or the one refusal that is fine.

@@ -10,7 +10,7 @@ use super::{broker_rows, inert, topic_rows};
 const HEAD: &str = "\
 # Settings
 
-<!-- Generated from the tables in src/config. Do not edit: `corelog config docs > docs/config.md` -->
+<!-- Generated from src/config. Do not edit: `corelog config docs > docs/config.md` -->
 
 A setting of the broker is given, the later wins, by
 
@@ -27,9 +27,10 @@ have Kafka's names, units and defaults. Sizes take KiB, MiB, GiB; times take us,
 const INERT_HEAD: &str = "
 ## Accepted without effect
 
-Clients and tools set these Kafka settings. They are stored and given back as stored, and setting one
-warns, but nothing depends on them. Kafka's settings that are in no table here are refused; those
-of TLS, SASL and ACLs among them, because accepting them would pretend a protection that is not there.
+Clients and tools set these Kafka settings. They are stored and given back as stored, and setting
+one warns, but nothing depends on them. Kafka's settings that are in no table here are refused;
+those of TLS, SASL and ACLs among them, because accepting them would pretend a protection that is
+not there.
 ";
 
 /// The whole page.
@@ -41,8 +42,8 @@ pub fn markdown() -> String {
     }
     page.push_str(
         "\n## Topic settings\n\nSet with `CreateTopics` and `AlterConfigs` (`corelog topic create \
-         --config NAME=VALUE`,\n`corelog topic alter --config NAME=VALUE`). A topic without a value \
-         of its own has the broker's.\n\n",
+         --config NAME=VALUE`,\n`corelog topic alter --config NAME=VALUE`). A topic without a \
+         value of its own has the broker's.\n\n",
     );
     active_table(&mut page, topic_rows::ROWS);
     page.push_str(INERT_HEAD);

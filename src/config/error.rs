@@ -7,7 +7,7 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No setting has this name.
-    #[error("unknown setting `{name}` = `{value}` ({origin}){}", suggestion_text(.suggestion.as_deref()))]
+    #[error("unknown setting `{name}` = `{value}` ({origin}){}", nearest(.suggestion.as_deref()))]
     Unknown {
         /// The name as given.
         name: String,
@@ -50,7 +50,7 @@ pub enum Error {
     },
 }
 
-fn suggestion_text(suggestion: Option<&str>) -> String {
+fn nearest(suggestion: Option<&str>) -> String {
     suggestion.map_or_else(
         || ": `docs/config.md` lists all settings".to_owned(),
         |name| format!(": did you mean `{name}`?"),

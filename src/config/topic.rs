@@ -108,6 +108,24 @@ impl TopicOverrides {
             })
     }
 
+    /// One sentence for each value that does not do what its setter may expect.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self
+            .without_effect()
+            .map(|(name, reason)| format!("`{name}` has no effect: {reason}"))
+            .collect();
+        if self
+            .get("cleanup.policy")
+            .is_some_and(|words| split(words).iter().any(|word| word == "compact"))
+        {
+            warnings.push(
+                "`cleanup.policy` = `compact`: compaction is not there yet, the topic only grows"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+
     fn list_row_or_any(&self, name: &str, list: bool) -> Result<&'static Row, Error> {
         let value = self.get(name).unwrap_or_default();
         let row = find_row(name).ok_or_else(|| Error::Unknown {
@@ -429,6 +447,10 @@ mod tests {
         let topic = overrides(&[("flush.ms", "1"), ("retention.ms", "5")]);
         let names: Vec<_> = topic.without_effect().map(|(name, _)| name).collect();
         assert_eq!(names, ["flush.ms"]);
+        assert_eq!(
+            topic.warnings(),
+            ["`flush.ms` has no effect: every acknowledged record is on disk already"]
+        );
         assert_eq!(topic.get("flush.ms"), Some("1"));
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::super::output::Output;
 use super::super::run::Failure;
-use super::Verdict;
+use super::file_kind::Verdict;
 use super::reader::FileReader;
 use crate::journal::block::{self, BlockError, BlockHeader, FILE_HEADER_BYTES, FileHeader};
 use crate::journal::entry::{Entry, EntryKind};
@@ -129,7 +129,7 @@ fn entry_line(entry: &Entry) -> String {
         }
         EntryKind::Bypass { length, crc } => {
             format!(
-                "  bypass {partition} offsets {base}..{next} {place} length {length} crc {crc:#010x}"
+                "  bypass {partition} offsets {base}..{next} {place} size {length} crc {crc:#010x}"
             )
         }
         EntryKind::LogStart => format!("  log-start {partition} at {base}"),

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::super::output::{Output, hex};
 use super::super::run::Failure;
-use super::Verdict;
+use super::file_kind::Verdict;
 use super::reader::FileReader;
 use crate::model::limits;
 use crate::model::record::{Record, RecordError, iter_records, payload};
@@ -76,7 +76,8 @@ fn batch_line(position: u64, header: &BatchHeader, is_sound: bool) -> String {
         .codec()
         .map_or_else(|error| error.to_string(), |codec| codec.to_string());
     let mut line = format!(
-        "position {position}: offsets {}..={} records {} size {} epoch {} codec {codec} time {}..{}",
+        "position {position}: offsets {}..={} records {} size {} epoch {} \
+         codec {codec} time {}..{}",
         header.base_offset.get(),
         header.last_offset().get(),
         header.record_count,

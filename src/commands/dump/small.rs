@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::super::output::Output;
 use super::super::run::Failure;
+use super::file_kind::{Kind, Verdict};
 use super::reader::FileReader;
-use super::{Kind, Verdict};
 use crate::journal::checkpoint::{Checkpoint, CheckpointState};
 use crate::log::checkpoint::LogCheckpoint;
 use crate::log::file_names::FileKind;
