@@ -171,7 +171,9 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let now = now();
         if now >= self.deadline {
-            self.timer = None;
+            if self.timer.take().is_some() {
+                runtime::note_reactor_ran();
+            }
             return Poll::Ready(());
         }
         let left = self.deadline.saturating_since(now);

@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::io;
+use std::os::unix::net::UnixDatagram;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -21,8 +22,11 @@ pub use super::stall::StallStats;
 use super::task::Lane;
 use super::uring::UringShard;
 
-/// How often a running task queue is asked to make room for the others.
-const PREEMPT: Duration = Duration::from_millis(2);
+/// glommio's preemption timer, put off for good. When it rings after the reactor was polled and
+/// before the first ready task has run (the thread lost its core meanwhile), glommio takes "asked to
+/// yield" for "nothing to run" and parks with tasks ready, until something else wakes it. Our own
+/// slices (`uring.rs`) do without it.
+const PREEMPT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The least that glommio registers with each of a shard's rings.
 const REGISTERED_MIN: usize = 64 << 10;
@@ -180,8 +184,8 @@ where
     F: Future<Output = T> + 'static,
     T: 'static,
 {
-    let (executor, report) = match make(spec, registered) {
-        Ok(executor) => (Some(executor), Ok(())),
+    let (made_here, report) = match make(spec, registered) {
+        Ok(made) => (Some(made), Ok(())),
         Err(source) => (
             None,
             Err(Error::Start {
@@ -193,8 +197,9 @@ where
     // Nobody listens only when the starting thread is gone, and then nobody says go either.
     let _unheard = made.send(report);
     may_go.recv().ok()?;
-    Some(executor?.run(async {
-        let this = Rc::new(UringShard::new(index, &spec.shares, spec.io_memory, pool));
+    let (executor, ready) = made_here?;
+    Some(executor.run(async {
+        let this = Rc::new(UringShard::new(index, spec, ready, pool));
         let entered = runtime::enter(Runtime::Uring(Rc::clone(&this)));
         let output = this.spawn(Lane::Commit, "shard", shard(index)).await;
         drop(entered);
@@ -202,12 +207,15 @@ where
     }))
 }
 
-fn make(spec: &ShardSpec, registered: usize) -> io::Result<LocalExecutor> {
+/// The executor, and the descriptor that its shard keeps ready to wait for.
+fn make(spec: &ShardSpec, registered: usize) -> io::Result<(LocalExecutor, UnixDatagram)> {
+    let ready = UnixDatagram::unbound()?;
+    ready.set_nonblocking(true)?;
     let placement = match spec.core {
         Some(core) => Placement::Fixed(core),
         None => Placement::Unbound,
     };
-    LocalExecutorBuilder::new(placement)
+    let executor = LocalExecutorBuilder::new(placement)
         .name("corelog")
         .ring_depth(spec.ring_depth)
         .io_memory(spec.io_memory.min(registered))
@@ -215,8 +223,8 @@ fn make(spec: &ShardSpec, registered: usize) -> io::Result<LocalExecutor> {
         .preempt_timer(PREEMPT)
         // glommio keeps one thread for its own blocking calls; none of ours go there.
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-        .make()
-        .map_err(io::Error::from)
+        .make()?;
+    Ok((executor, ready))
 }
 
 /// Cores for the blocking pool: those the process may use and no shard does, else all of them.

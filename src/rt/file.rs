@@ -177,6 +177,7 @@ impl File {
                 })
             }
         };
+        runtime::note_reactor_ran();
         read.map_err(|error| self.named(&error, &format!("read {len} bytes at {pos}")))
     }
 
@@ -197,6 +198,7 @@ impl File {
                 result.map(|()| memory)
             }
         };
+        runtime::note_reactor_ran();
         written
             .map(|memory| IoBuf::from_parts(memory, permit))
             .map_err(|error| self.named(&error, &format!("write {len} bytes at {pos}")))

@@ -23,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::blocking::{self, Kind};
 use super::shared_file::SharedFile;
-use super::{sys, yield_if_needed};
+use super::{runtime, sys, yield_if_needed};
 
 /// Connections that the kernel queues per listener; it caps this by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -113,7 +113,7 @@ impl TcpListener {
         loop {
             match self.socket.get_ref().accept() {
                 Ok((socket, _)) => return TcpStream::new(PollableFd::new(Arc::new(socket))?),
-                Err(error) if would_block(&error) => self.socket.readable().await?,
+                Err(error) if would_block(&error) => readable(&self.socket).await?,
                 // The peer gave up before we came: not our error.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -150,7 +150,7 @@ impl TcpStream {
         };
         let socket = PollableFd::new(Arc::new(socket))?;
         if connecting {
-            socket.writable().await?;
+            writable(&socket).await?;
             if let Some(error) = socket.get_ref().take_error()? {
                 return Err(error);
             }
@@ -230,7 +230,7 @@ impl TcpStream {
         loop {
             match sys::recv_spare(self.socket(), buf, limit) {
                 Ok(count) => return Ok(count),
-                Err(error) if would_block(&error) => self.inner.socket.readable().await?,
+                Err(error) if would_block(&error) => readable(&self.inner.socket).await?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -255,7 +255,7 @@ impl TcpStream {
             match self.send_slices(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => advance(rest, written),
-                Err(error) if would_block(&error) => self.inner.socket.writable().await?,
+                Err(error) if would_block(&error) => writable(&self.inner.socket).await?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -294,7 +294,7 @@ impl TcpStream {
             at += u64::try_from(sent.bytes).unwrap_or(u64::MAX);
             match sent.stopped {
                 Stopped::Done => {}
-                Stopped::Full => self.inner.socket.writable().await?,
+                Stopped::Full => writable(&self.inner.socket).await?,
                 Stopped::FileEnd => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
@@ -359,6 +359,18 @@ fn advance(bufs: &mut [Bytes], mut written: usize) {
             return;
         }
     }
+}
+
+async fn readable(socket: &PollableFd<Arc<Socket>>) -> io::Result<()> {
+    socket.readable().await?;
+    runtime::note_reactor_ran();
+    Ok(())
+}
+
+async fn writable(socket: &PollableFd<Arc<Socket>>) -> io::Result<()> {
+    socket.writable().await?;
+    runtime::note_reactor_ran();
+    Ok(())
 }
 
 fn new_socket(addr: SocketAddr) -> io::Result<Socket> {

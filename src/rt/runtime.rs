@@ -37,6 +37,15 @@ pub(super) fn current() -> Runtime {
         .expect("[one-runtime] called on a thread that runs no shard")
 }
 
+/// Something was delivered by the reactor of this thread just now.
+pub(super) fn note_reactor_ran() {
+    with(|runtime| {
+        if let Some(Runtime::Uring(shard)) = runtime {
+            shard.note_reactor_ran();
+        }
+    });
+}
+
 /// Makes `runtime` the current one until the guard is dropped.
 pub(super) fn enter(runtime: Runtime) -> Entered {
     CURRENT.with_borrow_mut(|current| {

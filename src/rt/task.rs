@@ -99,20 +99,23 @@ where
     })
 }
 
-/// Lets every other ready task run once before going on.
+/// Lets every other ready task run, and completions be taken in, before going on.
 pub async fn yield_now() {
     match runtime::current() {
-        // The whole task queue steps back: yielding only the task would let its own queue run on
-        // and keep the reactor waiting.
-        Runtime::Uring(_) => glommio::executor().yield_task_queue_now().await,
+        Runtime::Uring(shard) => shard.yield_to_reactor().await,
         Runtime::Sim(_) => sim::yield_once().await,
     }
 }
 
-/// Yields only when the shard's loop asks for it: cheap enough for every step of a long loop.
+/// Yields when completions have not been taken in for a millisecond: one reading of the clock, cheap
+/// enough for every step of a long loop.
 pub async fn yield_if_needed() {
     match runtime::current() {
-        Runtime::Uring(_) => glommio::executor().yield_if_needed().await,
+        Runtime::Uring(shard) => {
+            if shard.slice_is_over() {
+                shard.yield_to_reactor().await;
+            }
+        }
         Runtime::Sim(shard) => {
             if shard.chance(4) {
                 sim::yield_once().await;

@@ -2,20 +2,31 @@
 //!
 //! Runs on: the shard's own thread, inside its glommio executor.        Owner: `executor.rs`.
 //! Promises: tasks of a lane share that lane's part of the shard's time; every poll is timed.
+//! Invariant: [slice] glommio polls its reactor only when no task is ready. So a task that could go on
+//! for ever asks `slice_is_over` and then waits for something that only the reactor can deliver,
+//! which makes it not ready.
 
+use std::cell::Cell;
 use std::future::Future;
+use std::os::unix::net::UnixDatagram;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use glommio::io::PollableFd;
 use glommio::{Latency, Shares, TaskQueueHandle};
 
 use super::blocking::{BlockingPool, Kind, OUTSTANDING_MAX};
-use super::executor::LaneShares;
+use super::clock::{self, Instant};
+use super::executor::ShardSpec;
 use super::io_buf::Budget;
 use super::stall::{StallMeter, StallStats};
 use super::sync::semaphore::{Permit, Semaphore};
 use super::task::Lane;
+
+/// How long tasks may run before one that asks waits for the reactor.
+const SLICE: Duration = Duration::from_millis(1);
 
 /// What a task of this shard reaches through the thread-local runtime.
 pub(super) struct UringShard {
@@ -25,22 +36,25 @@ pub(super) struct UringShard {
     turns: [Semaphore; 3],
     budget: Budget,
     stalls: Rc<StallMeter>,
+    /// When something was last delivered by the reactor.
+    reactor_ran: Cell<Instant>,
+    /// A descriptor that is always ready: waiting for it takes one pass of the reactor.
+    ready: PollableFd<UnixDatagram>,
 }
 
 impl UringShard {
     /// Sets up the lanes of the executor that runs on this thread.
     pub(super) fn new(
         index: usize,
-        shares: &LaneShares,
-        io_memory: usize,
+        spec: &ShardSpec,
+        ready: UnixDatagram,
         pool: Arc<BlockingPool>,
     ) -> Self {
         // Not `Latency::Matters`: for such a queue glommio writes the eventfd on every wake from
-        // another thread, even when the shard is awake. The preemption timer of the executor
-        // bounds how long one queue runs.
+        // another thread, even when the shard is awake.
         let lanes = Lane::ALL.map(|lane| {
             glommio::executor().create_task_queue(
-                Shares::Static(shares.of(lane)),
+                Shares::Static(spec.shares.of(lane)),
                 Latency::NotImportant,
                 lane.name(),
             )
@@ -50,9 +64,28 @@ impl UringShard {
             lanes,
             pool,
             turns: std::array::from_fn(|_| Semaphore::new(OUTSTANDING_MAX)),
-            budget: Budget::new(io_memory),
+            budget: Budget::new(spec.io_memory),
             stalls: Rc::new(StallMeter::default()),
+            reactor_ran: Cell::new(clock::machine_now()),
+            ready: PollableFd::new(ready).expect("it only takes the descriptor in"),
         }
+    }
+
+    /// Something was delivered by the reactor just now.
+    pub(super) fn note_reactor_ran(&self) {
+        self.reactor_ran.set(clock::machine_now());
+    }
+
+    /// Whether completions have been waiting for too long.
+    pub(super) fn slice_is_over(&self) -> bool {
+        self.reactor_ran.get().elapsed() > SLICE
+    }
+
+    /// Goes on after the reactor has been polled, which is after every ready task has run.
+    pub(super) async fn yield_to_reactor(&self) {
+        // It can only fail if the descriptor is not one; then there is nothing to wait for.
+        let _ready = self.ready.writable().await;
+        self.note_reactor_ran();
     }
 
     pub(super) fn index(&self) -> usize {
