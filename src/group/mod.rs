@@ -40,3 +40,8 @@ pub mod subscription;
 mod sync;
 pub mod turn;
 mod view;
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod interleaving_tests;
