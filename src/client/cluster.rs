@@ -4,7 +4,7 @@
 //! Promises: what may be gone in a moment (elections, a topic just created) is asked again until
 //! `RETRY_TIME` is over; what is refused for good is not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,10 @@ pub struct Client {
     addresses: HashMap<NodeId, HostPort>,
     connections: HashMap<NodeId, Connection>,
     first: Option<Connection>,
+    /// Whether any bootstrap address ever answered.
+    has_answered: bool,
+    /// Brokers that were connected to before.
+    reached: HashSet<NodeId>,
     metadata: MetadataResponse,
 }
 
@@ -48,6 +52,8 @@ impl Client {
             addresses: HashMap::new(),
             connections: HashMap::new(),
             first: None,
+            has_answered: false,
+            reached: HashSet::new(),
             metadata: MetadataResponse::default(),
         };
         client.refresh(Some(&[]))?;
@@ -57,24 +63,20 @@ impl Client {
     /// A connection to any broker.
     pub fn any(&mut self) -> Result<&mut Connection, Error> {
         if self.first.is_none() {
-            let mut last = None;
+            let mut result = Err(Error::Unreachable {
+                address: "(none)".to_owned(),
+                reason: "no bootstrap address was given".to_owned(),
+            });
             for address in &self.bootstrap {
-                match Connection::open(address) {
-                    Ok(connection) => {
-                        self.first = Some(connection);
-                        break;
-                    }
-                    Err(error) => last = Some(error),
+                result = Connection::open(address);
+                if result.is_ok() {
+                    break;
                 }
             }
-            if let (None, Some(error)) = (&self.first, last) {
-                return Err(error);
-            }
+            self.first = Some(result.map_err(|error| gone(error, self.has_answered))?);
         }
-        self.first.as_mut().ok_or_else(|| Error::Unreachable {
-            address: "(none)".to_owned(),
-            reason: "no bootstrap address was given".to_owned(),
-        })
+        self.has_answered = true;
+        Ok(self.first.as_mut().expect("just opened"))
     }
 
     /// A connection to this broker.
@@ -86,8 +88,10 @@ impl Client {
             let address = self.addresses.get(&node).ok_or_else(|| Error::NoLeader {
                 what: format!("broker {node}"),
             })?;
-            let connection = Connection::open(address)?;
-            self.connections.insert(node, connection);
+            let was_reached = self.reached.contains(&node);
+            let opened = Connection::open(address).map_err(|error| gone(error, was_reached));
+            self.connections.insert(node, opened?);
+            self.reached.insert(node);
         }
         Ok(self.connections.get_mut(&node).expect("just inserted"))
     }
@@ -273,6 +277,17 @@ impl Client {
             }
             result
         })
+    }
+}
+
+/// A broker that answered before and does not now is restarting: that is worth another try, a wrong
+/// address is not.
+fn gone(error: Error, was_reached: bool) -> Error {
+    match error {
+        Error::Unreachable { address, reason } if was_reached => {
+            Error::Disconnected { address, reason }
+        }
+        other => other,
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{BrokerId, FetchRequest};
 
-use super::cluster::Client;
+use super::cluster::{Client, RETRY_PAUSE};
 use super::error::Error;
 use super::topics::topic;
 use crate::model::error_code::ErrorCode;
@@ -102,6 +102,7 @@ impl Fetcher {
                 Err(error) if error.is_retriable() => {
                     client.drop_node(leader);
                     self.leaders.clear();
+                    std::thread::sleep(RETRY_PAUSE);
                 }
                 Err(error) => return Err(error),
             }

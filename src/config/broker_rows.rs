@@ -281,7 +281,7 @@ static TOPICS: &[Row] = &[
         "delete.topic.enable",
         Kind::Boolean,
         "true",
-        "server/handlers/delete_topics.rs",
+        "server/handlers/topics.rs",
         "Whether topics can be deleted.",
     ),
     live(row(
@@ -505,7 +505,7 @@ static REQUESTS: &[Row] = &[
         "transaction.max.timeout.ms",
         Kind::Int(1, INT_MAX),
         "900000",
-        "server/handlers/init_producer_id.rs",
+        "server/handlers/producer_ids.rs",
         "The longest transaction timeout that a producer may ask for.",
     ),
 ];
