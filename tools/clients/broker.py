@@ -43,12 +43,20 @@ class Processes:
 
 
 PROCESSES = Processes()
+TEMPORARY = set()  # directories that go with the brokers that use them
 
 
 def end_all_on_signals():
-    """Ctrl-C and SIGTERM leave no process behind."""
+    """Ctrl-C and SIGTERM leave no process and no data directory behind."""
+
+    def leave(*_):
+        PROCESSES.end_all()
+        for directory in TEMPORARY:
+            shutil.rmtree(directory, ignore_errors=True)
+        os._exit(1)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: (PROCESSES.end_all(), os._exit(1)))
+        signal.signal(number, leave)
 
 
 def free_port():
@@ -96,6 +104,8 @@ class Corelog(Server):
     def __init__(self, binary, data=None, log=CACHE / "broker.log"):
         self.temporary = data is None
         self.data = Path(data or tempfile.mkdtemp(prefix="data-", dir=CACHE))
+        if self.temporary:
+            TEMPORARY.add(self.data)
         bootstrap = "127.0.0.1:%d" % free_port()
         command = [binary, "serve", "--listen", bootstrap, "--data-dir", str(self.data), "--admin", "off"]
         super().__init__(command, bootstrap, log)
