@@ -18,10 +18,12 @@ class Processes:
     """Every process that is running now, so that all of them end with the run."""
 
     def __init__(self):
-        self.running, self.lock = set(), threading.Lock()
+        self.running, self.lock, self.ended = set(), threading.Lock(), False
 
     def start(self, arguments, **options):
         with self.lock:
+            if self.ended:
+                raise OSError("the run has ended")
             process = subprocess.Popen(arguments, start_new_session=True, **options)
             self.running.add(process)
         return process
@@ -38,6 +40,8 @@ class Processes:
                 self.running.discard(process)
 
     def end_all(self):
+        with self.lock:
+            self.ended = True
         for process in list(self.running):
             self.end(process)
 
