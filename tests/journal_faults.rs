@@ -386,7 +386,7 @@ fn stopped_journal_has_nothing_to_replay_and_idle_journal_writes_nothing() {
         sleep(Duration::from_millis(200)).await;
         let changes = disk.ops();
         assert_eq!(journal.stats().empty_blocks, 1);
-        sleep(Duration::from_secs(3600)).await;
+        sleep(Duration::from_hours(1)).await;
         assert_eq!(disk.ops(), changes, "one empty block, then silence");
         assert_eq!(journal.stats().empty_blocks, 1);
         journal.close().await.expect("closes");

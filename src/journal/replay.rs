@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::journal::block::{self, Link, RingId, RunId};
+use crate::journal::block::{self, BlockError, Link, RingId, RunId};
 use crate::journal::checkpoint::{
     Checkpoint, CheckpointError, CheckpointState, PartitionCheckpoint,
 };
@@ -65,6 +65,16 @@ pub enum ReplayError {
     Foreign {
         /// The file.
         file: PathBuf,
+    },
+    /// The checksums of a block are right, but an entry in it has no form that is known.
+    #[error("{}: journal block at byte {position}: {error}", file.display())]
+    Form {
+        /// The file.
+        file: PathBuf,
+        /// Byte in the file.
+        position: u64,
+        /// What is wrong with it.
+        error: BlockError,
     },
     /// The file that the checkpoint points into is not there.
     #[error("{}: the journal file is missing", file.display())]
@@ -311,8 +321,14 @@ impl Replay {
                 continue;
             };
             let sequence = header.link.sequence;
-            let entries = block::entries(&bytes, &header)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let entries = block::entries(&bytes, &header).map_err(|error| {
+                let file = self.reader.path(slot.file);
+                ReplayError::Form {
+                    file,
+                    position: slot.offset,
+                    error,
+                }
+            })?;
             self.entries
                 .extend(entries.into_iter().map(|entry| ReplayedEntry {
                     entry,
