@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::arguments::ServeArguments;
 use super::run::Failure;
+use crate::broker;
 use crate::config::BrokerConfig;
 use crate::config::layers::{Settings, Source};
 
@@ -20,7 +21,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = gather(arguments, file, environment)?;
-    start_broker(config)
+    broker::run(config).map_err(|error| Failure::Failed(error.to_string()))
 }
 
 fn read_file(path: PathBuf) -> Result<(String, String), Failure> {
@@ -59,18 +60,6 @@ fn gather(
             .map_err(refused)?;
     }
     BrokerConfig::new(settings).map_err(refused)
-}
-
-/// Hands over to the broker's composition root.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the broker keeps the configuration"
-)]
-fn start_broker(config: BrokerConfig) -> Result<(), Failure> {
-    let directory = config.data_dir.display();
-    Err(Failure::Failed(format!(
-        "{directory}: this build contains no broker"
-    )))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@
 
 pub mod checkpoint;
 pub mod context;
+pub mod delete;
 pub mod destage;
 pub mod error;
 pub mod file_names;
@@ -39,6 +40,7 @@ pub mod partition_metadata;
 pub mod producer_snapshot;
 pub mod producer_state;
 pub mod read;
+mod readable;
 pub mod recovery;
 mod replay;
 pub mod retention;

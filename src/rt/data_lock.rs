@@ -41,12 +41,13 @@ pub struct DataLock {
 }
 
 impl DataLock {
-    /// Locks the existing directory `dir`, without waiting.
+    /// Locks the directory `dir`, which is made if it does not exist, without waiting.
     pub fn acquire(dir: &Path) -> Result<Self, Error> {
         let io = |source| Error::Io {
             path: dir.to_owned(),
             source,
         };
+        std::fs::create_dir_all(dir).map_err(io)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(dir.join(LOCK_FILE)).map_err(io)?;

@@ -255,6 +255,21 @@ pub fn total_disk(path: &Path) -> io::Result<u64> {
     sys::statfs(path).map(|stat| stat.total_bytes)
 }
 
+/// Bytes of the files in `dir` and one level below; 0 when there is none. For start-up only.
+pub fn directory_size(dir: &Path) -> u64 {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    entries(dir)
+        .flat_map(|entry| {
+            entries(&entry.path())
+                .chain(std::iter::once(entry))
+                .collect::<Vec<_>>()
+        })
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(fs::Metadata::is_file)
+        .map(|metadata| metadata.len())
+        .sum()
+}
+
 /// Why a directory does not take direct I/O.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectError {

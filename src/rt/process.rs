@@ -44,6 +44,18 @@ fn parse_statm(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// Tells systemd that the service is up (`Type=notify`); does nothing elsewhere. For start-up only.
+pub fn notify_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let told = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|socket| socket.send_to(b"READY=1", path));
+    if let Err(error) = told {
+        tracing::warn!(%error, "systemd could not be told that the broker is ready");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,498 @@
+//! The composition root: checks the machine, brings the data directory to rest, starts one shard a
+//! core, and stops them in order.
+//!
+//! Runs on: the main thread until the shards run; then each shard on its own.
+//! Order of a start: settings -> io_uring, limits, direct I/O -> lock the directory -> claim the ports
+//! -> identity -> recovery (journals replayed into segments, see `shard::recovery`) -> shards open
+//! their journals and partitions -> listeners -> the ready line. Nothing in the directory is changed
+//! before it is known to be ours.
+//! Order of a stop: no new connections -> what was accepted is answered -> all shards quiet ->
+//! segments closed as plain Kafka directories -> checkpoint -> exit.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::admin;
+use crate::cluster::identity::{self, Identity};
+use crate::cluster::metadata::Image;
+use crate::cluster::metadata_log::MetadataLog;
+use crate::config::BrokerConfig;
+use crate::config::address::{Advertised, HostPort};
+use crate::config::broker::LogFormat;
+use crate::config::machine::{self as sizing, MachineFacts, ShardSettings};
+use crate::config::units::format_size;
+use crate::journal::checkpoint_file::Retired;
+use crate::model::ids::ShardId;
+use crate::rt::data_lock::DataLock;
+use crate::rt::executor::{self, LaneShares, ShardSpec};
+use crate::rt::machine::{self, DirectError, UringError};
+use crate::rt::net::{PortClaim, TcpListener};
+use crate::rt::signal::Termination;
+use crate::rt::{self, Lane};
+use crate::server;
+use crate::shard::lifecycle;
+use crate::shard::mesh::{self, Link};
+use crate::shard::recovery::{self, Recovered};
+use crate::shard::shard::{Process, Shard};
+use crate::telemetry::logging;
+
+/// Answers that were accepted before the stop have this long to be written.
+const DRAIN_TIME: Duration = Duration::from_secs(4);
+
+/// Why the broker did not start, or did not stop cleanly: one line with what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Log lines cannot be written.
+    #[error("{0}")]
+    Logging(#[from] logging::LoggingError),
+    /// io_uring is not to be had.
+    #[error("{0}")]
+    Uring(#[from] UringError),
+    /// The data directory does not take direct I/O.
+    #[error("{0}")]
+    Direct(#[from] DirectError),
+    /// The machine or the directory said no.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// The directory is in use.
+    #[error("{0}")]
+    Locked(#[from] rt::data_lock::Error),
+    /// The directory loses everything with the machine.
+    #[error(
+        "{0} is on tmpfs, which forgets everything at a reboot: choose a directory on a disk, or \
+         say --allow-volatile"
+    )]
+    Volatile(String),
+    /// An address that cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", hint(.source))]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The settings do not fit the machine.
+    #[error("{0}")]
+    Sizing(#[from] sizing::MachineError),
+    /// The directory is not this broker's.
+    #[error("{0}")]
+    Identity(#[from] identity::Error),
+    /// The directory could not be brought to rest.
+    #[error("{0}")]
+    Recovery(#[from] recovery::Error),
+    /// An executor could not be made, or a shard panicked.
+    #[error("{0}")]
+    Executor(#[from] executor::Error),
+    /// A shard could not be opened or closed.
+    #[error("{0}")]
+    Shard(#[from] lifecycle::Error),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            ": another program uses the port; stop it or choose another"
+        }
+        std::io::ErrorKind::AddrNotAvailable => ": the address is not one of this machine's",
+        std::io::ErrorKind::PermissionDenied => ": ports below 1024 need CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+/// Runs the broker until SIGTERM or SIGINT.
+pub fn run(config: BrokerConfig) -> Result<(), StartError> {
+    let start = std::time::Instant::now();
+    logging::start(&config.log_level, config.log_format == LogFormat::Json)?;
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| StartError::Io { what, source }
+    };
+    let termination = Termination::on_signals().map_err(io("signals"))?;
+    machine::raise_limits().map_err(io("resource limits"))?;
+    machine::probe_io_uring()?;
+    let lock = DataLock::acquire(&config.data_dir)?;
+    let file_system = machine::filesystem(&config.data_dir).map_err(io("data directory"))?;
+    if file_system.is_volatile() && !config.allow_volatile {
+        return Err(StartError::Volatile(config.data_dir.display().to_string()));
+    }
+    machine::probe_direct_io(&config.data_dir)?;
+    let listeners = claim_all(&config.listen)?;
+    let admin = config.admin.as_ref().map(claim_one).transpose()?;
+    let settings = sizing::resolve(&config, &facts(&config).map_err(io("machine"))?)?;
+    let recovered = recover(&config, &settings)?;
+    warn_of(&config);
+    let shared = Shared::new(
+        config,
+        settings,
+        recovered,
+        listeners,
+        admin,
+        termination,
+        start,
+    );
+    let outcome = serve(shared);
+    drop(lock);
+    outcome
+}
+
+/// Settings that were set and do nothing, and listeners that anyone can reach.
+fn warn_of(config: &BrokerConfig) {
+    for (name, reason) in config.settings().without_effect() {
+        tracing::warn!(
+            setting = name,
+            reason,
+            "this setting has no effect in Corelog"
+        );
+    }
+    for address in config.exposed() {
+        tracing::warn!(%address, "listening beyond this machine without encryption or authentication");
+    }
+}
+
+fn facts(config: &BrokerConfig) -> std::io::Result<MachineFacts> {
+    let quota = machine::cgroup_cpu_quota().map(|cores| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to a sensible number of cores before"
+        )]
+        let millis = (cores.clamp(0.001, 100_000.0) * 1000.0) as u64;
+        millis
+    });
+    Ok(MachineFacts {
+        cores: machine::allowed_cores()?,
+        cpu_quota_millis: quota,
+        memory_available_bytes: machine::available_memory()?,
+        disk_free_bytes: machine::free_disk(&config.data_dir)?,
+        journal_present_bytes: machine::directory_size(
+            &config.data_dir.join(recovery::JOURNAL_DIR),
+        ),
+    })
+}
+
+// ---------------------------------------------------------------------- ports
+
+fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, StartError> {
+    let listen = |source| StartError::Listen {
+        address: address.to_string(),
+        source,
+    };
+    let found = (address.host.as_str(), address.port)
+        .to_socket_addrs()
+        .map_err(listen)?;
+    Ok(found.collect())
+}
+
+fn claim_one(address: &HostPort) -> Result<PortClaim, StartError> {
+    let found = resolve(address)?.into_iter().next();
+    let listen = |source| StartError::Listen {
+        address: address.to_string(),
+        source,
+    };
+    let found = found.ok_or_else(|| listen(std::io::ErrorKind::NotFound.into()))?;
+    PortClaim::new(found).map_err(listen)
+}
+
+/// Claims every address. Where several addresses share port 0, all get the port picked first. A
+/// machine without IPv6 does without `[::1]`, as long as another address is there.
+fn claim_all(addresses: &[HostPort]) -> Result<Vec<PortClaim>, StartError> {
+    let mut claims: Vec<PortClaim> = Vec::new();
+    let mut missing = None;
+    for address in addresses {
+        for mut found in resolve(address)? {
+            if found.port() == 0
+                && let Some(first) = claims.first()
+            {
+                found.set_port(first.local_addr().port());
+            }
+            match PortClaim::new(found) {
+                Ok(claim) => claims.push(claim),
+                Err(source) => {
+                    let is_optional = found.ip() == IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])
+                        && source.kind() != std::io::ErrorKind::AddrInUse;
+                    let error = StartError::Listen {
+                        address: found.to_string(),
+                        source,
+                    };
+                    if !is_optional {
+                        return Err(error);
+                    }
+                    missing = Some(error);
+                }
+            }
+        }
+    }
+    match missing {
+        Some(error) if claims.is_empty() => Err(error),
+        _ => Ok(claims),
+    }
+}
+
+// ---------------------------------------------------------------------- recovery
+
+fn spec(settings: &ShardSettings, core: Option<usize>) -> ShardSpec {
+    let usize_of = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let shares = settings.shares;
+    ShardSpec {
+        core,
+        spin: settings.spin,
+        ring_depth: usize::try_from(settings.ring_depth).unwrap_or(usize::MAX),
+        io_memory: usize_of(settings.pools.journal_bytes + settings.pools.disk_bytes),
+        shares: LaneShares {
+            network: shares.network.into(),
+            commit: shares.commit.into(),
+            read: shares.read.into(),
+            background: shares.background.into(),
+        },
+    }
+}
+
+fn recover(config: &BrokerConfig, settings: &ShardSettings) -> Result<Recovered, StartError> {
+    let shard_count = shard_count(settings);
+    let config = config.clone();
+    let memory = settings.clone();
+    let mut outcomes = executor::run_on_cores(vec![spec(settings, None)], move |_| {
+        let (config, settings) = (config.clone(), memory.clone());
+        async move { recovery::run(&config, &settings, shard_count).await }
+    })?;
+    Ok(outcomes.pop().expect("one executor, one outcome")?)
+}
+
+fn shard_count(settings: &ShardSettings) -> u16 {
+    u16::try_from(settings.cores.len()).expect("config limits the cores to far less")
+}
+
+// ---------------------------------------------------------------------- shards
+
+/// What the shards take over, and how they wait for each other.
+struct Shared {
+    process: Arc<Process>,
+    image: Arc<Image>,
+    claims: Mutex<Claims>,
+    addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    links: Vec<Mutex<Vec<Link>>>,
+    journals: Vec<Mutex<Option<Retired>>>,
+    termination: Termination,
+    /// Told by each shard: it accepts connections; it has answered everything.
+    accepting: Vec<Termination>,
+    quiet: Vec<Termination>,
+    start: std::time::Instant,
+}
+
+/// Taken by shard 0.
+struct Claims {
+    listeners: Vec<PortClaim>,
+    admin: Option<PortClaim>,
+}
+
+impl Shared {
+    fn new(
+        config: BrokerConfig,
+        settings: ShardSettings,
+        recovered: Recovered,
+        listeners: Vec<PortClaim>,
+        admin: Option<PortClaim>,
+        termination: Termination,
+        start: std::time::Instant,
+    ) -> Self {
+        let shard_count = shard_count(&settings);
+        let latches = || (0..shard_count).map(|_| Termination::new()).collect();
+        let data_dir = config.data_dir.clone();
+        let Identity { cluster_id, .. } = recovered.identity;
+        Self {
+            process: Arc::new(Process {
+                cluster_id,
+                data_dir,
+                config,
+                settings,
+                shard_count,
+            }),
+            image: Arc::new(recovered.image),
+            addresses: listeners.iter().map(PortClaim::local_addr).collect(),
+            admin_address: admin.as_ref().map(PortClaim::local_addr),
+            claims: Mutex::new(Claims { listeners, admin }),
+            links: mesh::links(shard_count)
+                .into_iter()
+                .map(Mutex::new)
+                .collect(),
+            journals: recovered
+                .journals
+                .into_iter()
+                .map(|j| Mutex::new(Some(j)))
+                .collect(),
+            termination,
+            accepting: latches(),
+            quiet: latches(),
+            start,
+        }
+    }
+}
+
+fn serve(shared: Shared) -> Result<(), StartError> {
+    let cores = &shared.process.settings.cores;
+    let specs = cores
+        .iter()
+        .map(|core| spec(&shared.process.settings, Some(*core)))
+        .collect();
+    let shared = Arc::new(shared);
+    let outcomes = executor::run_on_cores(specs, {
+        let shared = shared.clone();
+        move |index| {
+            let shared = shared.clone();
+            async move {
+                let outcome = run_shard(index, &shared).await;
+                if outcome.is_err() {
+                    // Nobody shall wait for a shard that did not start or stop.
+                    shared.termination.request();
+                    shared.accepting[index].request();
+                    shared.quiet[index].request();
+                }
+                outcome
+            }
+        }
+    })?;
+    outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn taken<T: Default>(slot: &Mutex<T>) -> T {
+    std::mem::take(
+        &mut *slot
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner),
+    )
+}
+
+async fn run_shard(index: usize, shared: &Arc<Shared>) -> Result<(), StartError> {
+    let id = ShardId(u16::try_from(index).expect("shards are counted in u16"));
+    let retired = taken(&shared.journals[index]).expect("recovery made a journal for each shard");
+    let metadata_log = match index {
+        0 => Some(open_metadata_log(shared).await?),
+        _ => None,
+    };
+    let shard = Shard::open(id, &shared.process, &shared.image, retired, metadata_log).await?;
+    let tasks = shard.start(taken(&shared.links[index]));
+    let mut accepting = Vec::new();
+    for listener in listeners(index, shared)? {
+        let accept = server::listener::run(shard.clone(), listener);
+        accepting.push(rt::spawn(Lane::Network, "listener", accept));
+    }
+    if index == 0
+        && let Some(claim) = taken_admin(shared)
+    {
+        let listener = claim.into_listener().map_err(|source| StartError::Listen {
+            address: "admin".to_owned(),
+            source,
+        })?;
+        accepting.push(rt::spawn(
+            Lane::Background,
+            "admin",
+            admin::run(shard.clone(), listener),
+        ));
+    }
+    shared.accepting[index].request();
+    if index == 0 {
+        announce(shared).await;
+    }
+    shared.termination.wait().await;
+    if index == 0 {
+        tracing::info!("stopping");
+    }
+    for task in accepting {
+        task.cancel().await;
+    }
+    shard.begin_stop();
+    shard.wait_until_quiet(DRAIN_TIME).await;
+    shared.quiet[index].request();
+    for quiet in &shared.quiet {
+        quiet.wait().await;
+    }
+    shard.stop(tasks).await?;
+    Ok(())
+}
+
+async fn open_metadata_log(shared: &Shared) -> Result<MetadataLog, StartError> {
+    let directory = shared.process.data_dir.join(recovery::METADATA_DIR);
+    let opened = MetadataLog::open(&directory).await;
+    Ok(opened.map_err(recovery::Error::from)?.0)
+}
+
+fn taken_admin(shared: &Shared) -> Option<PortClaim> {
+    let mut claims = shared
+        .claims
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    claims.admin.take()
+}
+
+/// Shard 0 listens on the claiming sockets themselves, the others beside them.
+fn listeners(index: usize, shared: &Shared) -> Result<Vec<TcpListener>, StartError> {
+    let failed = |address: SocketAddr| {
+        move |source| StartError::Listen {
+            address: address.to_string(),
+            source,
+        }
+    };
+    if index > 0 {
+        return shared
+            .addresses
+            .iter()
+            .map(|address| TcpListener::bind(*address).map_err(failed(*address)))
+            .collect();
+    }
+    let mut claims = shared
+        .claims
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    std::mem::take(&mut claims.listeners)
+        .into_iter()
+        .map(|claim| {
+            let address = claim.local_addr();
+            claim.into_listener().map_err(failed(address))
+        })
+        .collect()
+}
+
+/// When every shard accepts: one line for people, and word to systemd.
+async fn announce(shared: &Shared) {
+    for accepting in &shared.accepting {
+        accepting.wait().await;
+    }
+    if shared.termination.is_requested() {
+        return;
+    }
+    let settings = &shared.process.settings;
+    let text = |addresses: &[SocketAddr]| {
+        addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let advertised = match shared.process.config.advertised() {
+        Advertised::Fixed(address) => address.to_string(),
+        Advertised::AsConnected => "as connected".to_owned(),
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        address = text(&shared.addresses),
+        advertised,
+        data_dir = %shared.process.data_dir.display(),
+        cores = ?settings.cores,
+        memory_per_shard = format_size(settings.memory_bytes),
+        journal_per_shard = format_size(settings.journal_bytes),
+        durability = "disk",
+        admin = shared.admin_address.map_or_else(|| "off".to_owned(), |a| a.to_string()),
+        milliseconds = shared.start.elapsed().as_millis(),
+        "ready"
+    );
+    rt::process::notify_ready();
+}

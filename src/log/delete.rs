@@ -1,0 +1,30 @@
+//! The end of a log: its directory gets a name that no topic can have, and is unlinked later.
+//!
+//! Runs on: the home shard, background lane.
+//! Promises: when `set_aside` returns, the old name is free for a topic of the same name; the rename
+//! needs no flush, because the deletion is in the metadata log and a start repeats it.
+
+use std::path::PathBuf;
+
+use super::error::Error;
+use super::log::Log;
+use crate::rt;
+
+/// Ends the name of a directory that waits to be unlinked; topic names end in a number.
+pub const SET_ASIDE_SUFFIX: &str = "-delete";
+
+impl Log {
+    /// Stops the log and renames its directory; whoever reads from open files goes on.
+    ///
+    /// Cancel: safe; a start removes the directory under either name.
+    pub async fn set_aside(&self) -> Result<PathBuf, Error> {
+        let topic_partition = self.topic_partition();
+        self.fail(Error::UnknownPartition { topic_partition });
+        let _files = self.io.acquire(1).await;
+        let mut name = self.dir.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{:016x}{SET_ASIDE_SUFFIX}", rt::random_u64()));
+        let to = self.dir.with_file_name(name);
+        rt::fs::rename(&self.dir, &to).await?;
+        Ok(to)
+    }
+}

@@ -1,0 +1,259 @@
+//! One partition: the guards in front of its log, and who waits for it.
+//!
+//! Runs on: the home shard.      Owner: `shard::partitions`.      Pure: no.
+//! Promises: a batch is refused or has its offset when `append_as_leader` returns; it is visible, and
+//! its producer is answered, only when the journal has said that it is durable; a duplicate is
+//! answered only when its original is durable.
+//! Invariants: [offset-chain] `model::log_offsets`. [visible-durable] the high watermark of a single
+//! node is the durable end.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::journal::entry::Entry;
+use crate::journal::journal::Owner;
+use crate::log::log::{Log, NewBatch};
+use crate::log::producer_state::Verdict;
+use crate::model::ids::{LeaderEpoch, TopicPartition};
+use crate::model::offset::Offset;
+use crate::partition::error::Error;
+use crate::partition::reads::{Available, EpochQuestion, FetchPart};
+use crate::partition::waiters::{AckWaiters, FetchWaiters};
+use crate::rt::sync::{Notify, oneshot};
+
+/// A batch in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Broker time put into the batch, if the topic stamps on append; else -1.
+    pub log_append_time_ms: i64,
+    /// Log start offset at that moment.
+    pub log_start: Offset,
+}
+
+/// What became of a batch that was let in.
+#[derive(Debug)]
+pub enum Accepted {
+    /// It has its offsets; the entry has to reach the journal before anything else of this log.
+    New {
+        /// For the producer.
+        appended: Appended,
+        /// Its exclusive end.
+        next_offset: Offset,
+        /// For the journal.
+        entry: Entry,
+    },
+    /// It is there already (KIP-98): the first answer again, once that is durable.
+    Duplicate {
+        /// For the producer.
+        appended: Appended,
+        /// Exclusive end of the original.
+        next_offset: Offset,
+    },
+}
+
+/// Where an append's outcome goes.
+pub type AckSender = oneshot::Sender<Result<Appended, Error>>;
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct Partition {
+    owner: Owner,
+    log: Rc<Log>,
+    leader_epoch: Cell<LeaderEpoch>,
+    is_gone: Cell<bool>,
+    acks: RefCell<AckWaiters<(Appended, AckSender)>>,
+    fetches: RefCell<FetchWaiters>,
+}
+
+impl Partition {
+    /// The partition over its log; `owner` is its number in the journal of its shard.
+    pub fn new(owner: Owner, log: Rc<Log>, leader_epoch: LeaderEpoch) -> Rc<Self> {
+        let latest = log.latest_epoch().unwrap_or(leader_epoch);
+        Rc::new(Self {
+            owner,
+            log,
+            leader_epoch: Cell::new(leader_epoch.max(latest)),
+            is_gone: Cell::new(false),
+            acks: RefCell::default(),
+            fetches: RefCell::default(),
+        })
+    }
+
+    /// Which partition this is.
+    pub fn id(&self) -> TopicPartition {
+        self.log.topic_partition()
+    }
+
+    /// Its number in the journal of its shard.
+    pub fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The epoch in which new records are written.
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.leader_epoch.get()
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Rc<Log> {
+        &self.log
+    }
+
+    /// Consumers read below this.
+    pub fn high_watermark(&self) -> Offset {
+        self.log.offsets().high_watermark
+    }
+
+    /// Refuses when the partition is deleted or its log has failed.
+    pub fn check_open(&self) -> Result<(), Error> {
+        if self.is_gone.get() {
+            return Err(Error::NotFound);
+        }
+        match self.log.failure() {
+            Some(error) => Err(Error::Offline(error.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends one checked batch as leader. Synchronous: nothing comes between the producer check,
+    /// the offset and the journal queue. Guards first, then the single effect.
+    pub fn append_as_leader(
+        &self,
+        batch: NewBatch,
+        log_append_time_ms: i64,
+        now_ms: i64,
+    ) -> Result<Accepted, Error> {
+        self.check_open()?;
+        let log_start = self.log.offsets().log_start;
+        if let Verdict::Duplicate(original) = self.log.check_producer(&batch.header)? {
+            let base_offset = original.base_offset();
+            let appended = Appended {
+                base_offset,
+                log_append_time_ms,
+                log_start,
+            };
+            return Ok(Accepted::Duplicate {
+                appended,
+                next_offset: original.last_offset.next(),
+            });
+        }
+        let appended = self.log.append(batch, self.leader_epoch.get(), now_ms)?;
+        Ok(Accepted::New {
+            appended: Appended {
+                base_offset: appended.base_offset,
+                log_append_time_ms,
+                log_start,
+            },
+            next_offset: appended.next_offset,
+            entry: appended.entry,
+        })
+    }
+
+    /// Answers `ack` once everything below `next_offset` is durable.
+    pub fn ack_when_durable(&self, next_offset: Offset, appended: Appended, ack: AckSender) {
+        if self.log.offsets().durable_end >= next_offset {
+            drop(ack.send(Ok(appended)));
+        } else {
+            self.acks.borrow_mut().insert(next_offset, (appended, ack));
+        }
+    }
+
+    /// The journal made everything below `next_offset` durable: it becomes visible, producers are
+    /// answered in offset order, waiting fetches wake.
+    pub fn on_durable(&self, next_offset: Offset) {
+        self.log.on_durable(next_offset);
+        self.log
+            .advance_high_watermark(self.log.offsets().durable_end);
+        let durable_end = self.log.offsets().durable_end;
+        let answered = self.acks.borrow_mut().take_up_to(durable_end);
+        for (appended, ack) in answered {
+            drop(ack.send(Ok(appended))); // whoever asked may be gone: its client disconnected
+        }
+        self.fetches.borrow_mut().wake_all();
+    }
+
+    /// No append of this partition will be acknowledged any more.
+    pub fn fail_waiters(&self, error: &Error) {
+        let waiting = self.acks.borrow_mut().take_all();
+        for (_, ack) in waiting {
+            drop(ack.send(Err(error.clone())));
+        }
+        self.fetches.borrow_mut().wake_all();
+    }
+
+    /// The topic is deleted: everyone who waits is told, nothing is accepted any more.
+    pub fn set_gone(&self) {
+        self.is_gone.set(true);
+        self.fail_waiters(&Error::NotFound);
+    }
+
+    /// Wakes `waiter` at the next change.
+    pub fn register_fetch(&self, waiter: &Rc<Notify>) {
+        self.fetches.borrow_mut().register(waiter);
+    }
+
+    /// Wakes the fetches that wait: the log start moved.
+    pub fn wake_fetches(&self) {
+        self.fetches.borrow_mut().wake_all();
+    }
+
+    /// What a fetch would find.
+    pub fn available(&self, part: &FetchPart) -> Result<Available, Error> {
+        self.check_open()?;
+        self.check_epoch(part.current_leader_epoch)?;
+        let offsets = self.log.offsets();
+        let mut available = Available {
+            size_bytes: 0,
+            high_watermark: offsets.high_watermark,
+            log_start: offsets.log_start,
+            diverging: None,
+        };
+        if let Some(diverging) = self.divergence(part) {
+            available.diverging = Some(diverging);
+            return Ok(available);
+        }
+        let got = part.fetch_offset;
+        if got < offsets.log_start || got > offsets.log_end {
+            let (start, end) = (offsets.log_start, offsets.high_watermark);
+            return Err(Error::OffsetOutOfRange { got, start, end });
+        }
+        available.size_bytes = self.log.readable_bytes(got, offsets.high_watermark);
+        Ok(available)
+    }
+
+    /// KIP-595: where the follower's (or client's) log leaves this one.
+    fn divergence(&self, part: &FetchPart) -> Option<(i32, Offset)> {
+        if part.last_fetched_epoch < 0 {
+            return None;
+        }
+        let asked = LeaderEpoch(part.last_fetched_epoch);
+        let (epoch, end) = self.log.end_offset_for_epoch(asked)?;
+        let diverges = epoch < asked || end < part.fetch_offset;
+        diverges.then_some((epoch.0, end))
+    }
+
+    /// KIP-320: -1 means that the client does not know the epoch.
+    pub fn check_epoch(&self, got: i32) -> Result<(), Error> {
+        let current = self.leader_epoch.get().0;
+        match got {
+            -1 => Ok(()),
+            _ if got < current => Err(Error::FencedLeaderEpoch { got, current }),
+            _ if got > current => Err(Error::UnknownLeaderEpoch { got, current }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Largest epoch at or below the one asked for, and where it ends; (-1, -1): none (KIP-101).
+    pub fn epoch_end(&self, question: &EpochQuestion) -> Result<(i32, i64), Error> {
+        self.check_open()?;
+        self.check_epoch(question.current_leader_epoch)?;
+        let asked = LeaderEpoch(question.leader_epoch);
+        if asked == self.leader_epoch.get() {
+            return Ok((asked.0, self.log.offsets().log_end.get()));
+        }
+        let found = self.log.end_offset_for_epoch(asked);
+        Ok(found.map_or((-1, -1), |(epoch, end)| (epoch.0, end.get())))
+    }
+}

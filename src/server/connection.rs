@@ -1,0 +1,263 @@
+//! One client connection: frames in, answers out, in the order of the requests.
+//!
+//! Runs on: the shard that accepted it.      Owner: its reader task.      Pure: no.
+//! Promises: answers leave in request order. Produce requests are prepared and submitted one after
+//! the other, so that their batches reach each partition in request order, while the answers before
+//! them are still being waited for. Any other request starts when every answer before it has been
+//! written: Kafka handles one request of a connection at a time, clients rely on it.
+//! Limits: a frame is charged to its pool before its body is read; `PIPELINED_MAX` answers wait at
+//! most; a body that does not arrive, or a response that makes no progress, ends the connection.
+
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::rt::net::TcpStream;
+use crate::rt::sync::{Notify, Queue};
+use crate::rt::{self, Lane};
+use crate::server::dispatch::{self, Dispatched};
+use crate::server::response::{Part, Response};
+use crate::shard::budget::Charge;
+use crate::shard::shard::Shard;
+use crate::telemetry::names::Gauge;
+use crate::wire::api::ApiKey;
+
+/// Answers of one connection that may wait for durability at a time.
+const PIPELINED_MAX: usize = 256;
+/// What is read at once when nothing is known about the next frame.
+const READ_SIZE_BYTES: usize = 64 << 10;
+/// Frames from this size on get a buffer of their own.
+const OWN_BUFFER_SIZE_BYTES_MIN: usize = 16 << 10;
+/// The body of a frame whose head has arrived must be complete within this time.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// A response of which the client takes nothing for this long ends the connection.
+const RESPONSE_STALL: Duration = Duration::from_secs(60);
+/// Length prefix, API key.
+const HEAD_SIZE: usize = 6;
+/// API key, version, correlation id, client id length: no request is shorter.
+const FRAME_SIZE_BYTES_MIN: usize = 10;
+
+type Answer = Pin<Box<dyn Future<Output = Option<Response>>>>;
+
+/// Why a connection ends, for the log line.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    /// Closed by the client between requests, or idle for `connections.max.idle.ms`.
+    #[error("closed")]
+    Quiet,
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The client sent what no broker answers; Kafka closes the connection too.
+    #[error("{0}")]
+    Refused(String),
+}
+
+struct Shared {
+    answers: Queue<(Answer, Charge)>,
+    /// Told whenever an answer has been written and none is left.
+    all_written: Notify,
+    unwritten: std::cell::Cell<usize>,
+}
+
+/// Serves `stream` until it ends.
+pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream) {
+    let (peer, local) = (stream.peer_addr(), stream.local_addr());
+    let stream = Rc::new(stream);
+    shard.metrics.raise(Gauge::Connections, 1);
+    let shared = Rc::new(Shared {
+        answers: Queue::new(PIPELINED_MAX),
+        all_written: Notify::new(),
+        unwritten: std::cell::Cell::new(0),
+    });
+    let writing = rt::spawn(Lane::Network, "connection-writer", {
+        let (shared, stream) = (shared.clone(), stream.clone());
+        async move { write_answers(&shared, &stream).await }
+    });
+    let mut requests = Requests {
+        shard: shard.clone(),
+        stream,
+        buffer: BytesMut::new(),
+    };
+    let end = serve(&shard, &shared, &mut requests, (peer, local)).await;
+    shared.answers.close();
+    match end {
+        End::Quiet => {}
+        End::Io(error) => tracing::debug!(%peer, %error, "connection lost"),
+        End::Refused(reason) => tracing::warn!(%peer, reason, "connection closed"),
+    }
+    writing.await;
+    shard.metrics.lower(Gauge::Connections, 1);
+}
+
+async fn serve(
+    shard: &Rc<Shard>,
+    shared: &Shared,
+    requests: &mut Requests,
+    addresses: (SocketAddr, SocketAddr),
+) -> End {
+    loop {
+        let (frame, charge) = match requests.next().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return End::Quiet,
+            Err(end) => return end,
+        };
+        if shared.answers.is_closed() {
+            return End::Quiet; // the writer met its end
+        }
+        if !is_produce(&frame) {
+            while shared.unwritten.get() > 0 {
+                shared.all_written.notified().await;
+            }
+        }
+        let answer: Answer = match dispatch::dispatch(shard, addresses, frame).await {
+            Ok(Dispatched::Ready(response)) => Box::pin(std::future::ready(Some(response))),
+            Ok(Dispatched::Pending(answer)) => answer,
+            Ok(Dispatched::NoAnswer) => continue,
+            Err(end) => return end,
+        };
+        shared.unwritten.set(shared.unwritten.get() + 1);
+        if shared.answers.push((answer, charge)).await.is_err() {
+            return End::Quiet;
+        }
+    }
+}
+
+fn is_produce(frame: &Bytes) -> bool {
+    frame.get(..2) == Some(&ApiKey::Produce.code().to_be_bytes()[..])
+}
+
+/// Frames off the socket, each charged to its pool.
+struct Requests {
+    shard: Rc<Shard>,
+    stream: Rc<TcpStream>,
+    buffer: BytesMut,
+}
+
+impl Requests {
+    /// The next frame without its length prefix; `None` when the client is done or idle too long.
+    async fn next(&mut self) -> Result<Option<(Bytes, Charge)>, End> {
+        let idle = self
+            .shard
+            .config()
+            .connections_max_idle
+            .unwrap_or(Duration::MAX);
+        while self.buffer.len() < HEAD_SIZE {
+            let read = rt::timeout(idle, self.read(READ_SIZE_BYTES)).await;
+            match read {
+                None => return Ok(None),
+                Some(Ok(0)) if self.buffer.is_empty() => return Ok(None),
+                Some(Ok(0)) => return Err(End::Refused("cut off within a request".into())),
+                Some(read) => read?,
+            };
+        }
+        let (size, api_key) = self.head()?;
+        let charge = if api_key == ApiKey::Produce.code() {
+            self.shard.budget.charge_produce(size).await
+        } else {
+            self.shard.budget.charge_control(size).await
+        };
+        let whole = size + 4;
+        while self.buffer.len() < whole {
+            let missing = whole - self.buffer.len();
+            match rt::timeout(BODY_DEADLINE, self.read(missing)).await {
+                None => return Err(End::Refused("the body of a request did not arrive".into())),
+                Some(Ok(0)) => return Err(End::Refused("cut off within a request".into())),
+                Some(read) => read?,
+            };
+        }
+        let mut frame = self.take(whole).freeze();
+        bytes::Buf::advance(&mut frame, 4);
+        Ok(Some((frame, charge)))
+    }
+
+    /// Size and API key of the frame at the front, checked before anything is allocated for it.
+    fn head(&self) -> Result<(usize, i16), End> {
+        let (length, rest) = self
+            .buffer
+            .split_first_chunk::<4>()
+            .expect("HEAD_SIZE is more");
+        let key = rest.first_chunk::<2>().expect("HEAD_SIZE is as much");
+        let length = i32::from_be_bytes(*length);
+        let limit = self.shard.settings().request_bytes_max;
+        match usize::try_from(length) {
+            Ok(size) if size < FRAME_SIZE_BYTES_MIN => Err(End::Refused(format!(
+                "request of {size} bytes is too short"
+            ))),
+            Ok(size) if size <= limit => Ok((size, i16::from_be_bytes(*key))),
+            _ => Err(End::Refused(format!(
+                "request of {length} bytes is outside socket.request.max.bytes={limit}"
+            ))),
+        }
+    }
+
+    /// Cuts the frame off. A large one gets the buffer itself, so that its batch is alone in its
+    /// memory and is patched and kept in place; what little lies behind it is copied.
+    fn take(&mut self, whole: usize) -> BytesMut {
+        if whole < OWN_BUFFER_SIZE_BYTES_MIN {
+            return self.buffer.split_to(whole);
+        }
+        let rest = BytesMut::from(self.buffer.get(whole..).unwrap_or_default());
+        let mut frame = std::mem::replace(&mut self.buffer, rest);
+        frame.truncate(whole);
+        frame
+    }
+
+    /// Reads some bytes into the buffer, with room for at least `room`.
+    async fn read(&mut self, room: usize) -> std::io::Result<usize> {
+        self.buffer.reserve(room.max(READ_SIZE_BYTES / 2));
+        self.stream.read_some(&mut self.buffer).await
+    }
+}
+
+async fn write_answers(shared: &Shared, stream: &TcpStream) {
+    while let Some((answer, charge)) = shared.answers.pop().await {
+        let written = match answer.await {
+            Some(response) => write(stream, response).await,
+            None => Err(std::io::ErrorKind::ConnectionAborted.into()),
+        };
+        drop(charge);
+        shared.unwritten.set(shared.unwritten.get() - 1);
+        if written.is_err() {
+            break;
+        }
+        if shared.unwritten.get() == 0 {
+            shared.all_written.notify_all();
+        }
+    }
+    // Nothing more will be written: let the reader see the end and stop.
+    shared.answers.close();
+    while let Some(_abandoned) = shared.answers.try_pop() {}
+    shared.unwritten.set(0);
+    shared.all_written.notify_all();
+    drop(stream.shutdown(Shutdown::Both)); // it may be gone already
+}
+
+async fn write(stream: &TcpStream, response: Response) -> std::io::Result<()> {
+    let mut memory: Vec<Bytes> = Vec::new();
+    for part in response.parts {
+        match part {
+            Part::Memory(bytes) => memory.push(bytes),
+            Part::File {
+                file,
+                position,
+                size_bytes,
+            } => {
+                stalled(stream.write_all_vectored(&mut memory)).await?;
+                memory.clear();
+                stalled(stream.send_file(&file, position, size_bytes)).await?;
+            }
+        }
+    }
+    stalled(stream.write_all_vectored(&mut memory)).await
+}
+
+async fn stalled<T>(write: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    match rt::timeout(RESPONSE_STALL, write).await {
+        Some(written) => written,
+        None => Err(std::io::ErrorKind::TimedOut.into()),
+    }
+}

@@ -1,0 +1,35 @@
+//! An answer as it leaves: pieces of memory and ranges of files, in order.
+
+use bytes::Bytes;
+
+use crate::rt::SharedFile;
+
+/// One piece.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Bytes in memory; batches of the tail are here without a copy.
+    Memory(Bytes),
+    /// A range of a sealed segment that leaves by sendfile; the handle pins the segment.
+    File {
+        /// The segment.
+        file: SharedFile,
+        /// Where the range starts.
+        position: u64,
+        /// How long it is.
+        size_bytes: u64,
+    },
+}
+
+/// A whole answer, length prefix included.
+#[derive(Debug, Default)]
+pub(crate) struct Response {
+    pub(crate) parts: Vec<Part>,
+}
+
+impl From<Bytes> for Response {
+    fn from(bytes: Bytes) -> Self {
+        Self {
+            parts: vec![Part::Memory(bytes)],
+        }
+    }
+}

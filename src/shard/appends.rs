@@ -1,0 +1,199 @@
+//! The one order of appends on a shard, and the completion of what the journal made durable.
+//!
+//! Runs on: its shard, two tasks.      Owner: `Shard`.      Pure: no.
+//! Promises: batches reach their partitions in the order in which they were submitted here; between a
+//! partition's guards and the journal queue nothing else runs. Waiting for tail memory and journal
+//! room happens before the guards, so a batch that waits has no offset yet.
+//! Limits: the queue holds what the request pools of all shards let in, and no more.
+//! Failure: once the journal has failed, every append is refused; what waits is told so.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use futures_util::future::{Either, select};
+
+use crate::config::topic::Durability;
+use crate::partition::error::Error;
+use crate::partition::partition::{Accepted, AckSender, Appended, Partition};
+use crate::rt;
+use crate::rt::sync::{Notify, oneshot};
+use crate::shard::calls::AppendPart;
+use crate::shard::shard::Shard;
+use crate::telemetry::names::Counter;
+
+/// Batches that wait for their turn.
+pub(crate) struct Appends {
+    waiting: RefCell<VecDeque<(AppendPart, AckSender)>>,
+    arrived: Notify,
+}
+
+impl Appends {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: RefCell::default(),
+            arrived: Notify::new(),
+        }
+    }
+
+    /// Gives each part its place in the order; the receivers tell the outcomes.
+    pub(crate) fn submit(
+        &self,
+        parts: Vec<AppendPart>,
+    ) -> Vec<oneshot::Receiver<Result<Appended, Error>>> {
+        let mut waiting = self.waiting.borrow_mut();
+        let outcomes = parts
+            .into_iter()
+            .map(|part| {
+                let (ack, outcome) = oneshot::oneshot();
+                waiting.push_back((part, ack));
+                outcome
+            })
+            .collect();
+        drop(waiting);
+        self.arrived.notify_one();
+        outcomes
+    }
+
+    async fn next(&self) -> (AppendPart, AckSender) {
+        loop {
+            if let Some(next) = self.waiting.borrow_mut().pop_front() {
+                return next;
+            }
+            self.arrived.notified().await;
+        }
+    }
+}
+
+/// Appends what is submitted, one batch after the other, until the task is cancelled.
+pub(crate) async fn run(shard: Rc<Shard>) {
+    loop {
+        let (part, ack) = shard.appends.next().await;
+        match append(&shard, part).await {
+            Ok((partition, accepted)) => acknowledge(&shard, &partition, accepted, ack),
+            Err(error) => drop(ack.send(Err(error))),
+        }
+        rt::yield_if_needed().await;
+    }
+}
+
+struct Admitted {
+    appended: Appended,
+    next_offset: crate::model::offset::Offset,
+}
+
+async fn append(shard: &Rc<Shard>, part: AppendPart) -> Result<(Rc<Partition>, Admitted), Error> {
+    let AppendPart {
+        partition: id,
+        batch,
+        log_append_time_ms,
+    } = part;
+    let partition = shard.partitions.get(id).ok_or(Error::NotFound)?;
+    partition.check_open()?;
+    room(shard, shard.logs.tail_budget().wait_for_room()).await?;
+    prepare(shard, &partition).await?;
+    let reservation = room(shard, shard.journal.reserve(batch.bytes.len())).await??;
+    // From here to `enqueue` there is no await: the order of offsets is the order in the journal.
+    match partition.append_as_leader(batch, log_append_time_ms, rt::unix_ms())? {
+        Accepted::Duplicate {
+            appended,
+            next_offset,
+        } => Ok((
+            partition,
+            Admitted {
+                appended,
+                next_offset,
+            },
+        )),
+        Accepted::New {
+            appended,
+            next_offset,
+            entry,
+        } => {
+            let position = shard
+                .journal
+                .enqueue(reservation, partition.owner(), entry)?;
+            partition.log().on_enqueued(position);
+            shard.changed.add(&partition);
+            shard.metrics.increment(Counter::ProducedBatches);
+            Ok((
+                partition,
+                Admitted {
+                    appended,
+                    next_offset,
+                },
+            ))
+        }
+    }
+}
+
+/// The first append after a start: the last partial block of the segment goes into the journal
+/// before anything is added to it.
+async fn prepare(shard: &Rc<Shard>, partition: &Partition) -> Result<(), Error> {
+    if partition.log().is_prepared() {
+        return Ok(());
+    }
+    if let Some(entry) = partition.log().prepare().await? {
+        let size = entry.payload.len();
+        let reservation = room(shard, shard.journal.reserve_control(size)).await??;
+        let position = shard
+            .journal
+            .enqueue(reservation, partition.owner(), entry)?;
+        partition.log().on_enqueued(position);
+    }
+    Ok(())
+}
+
+/// Waits for room, but not on a full disk: there it may never come.
+async fn room<T>(shard: &Shard, wait: impl Future<Output = T>) -> Result<T, Error> {
+    shard.storage.check()?;
+    let wait = std::pin::pin!(wait);
+    let trouble = std::pin::pin!(shard.storage.trouble());
+    match select(wait, trouble).await {
+        Either::Left((room, _)) => Ok(room),
+        Either::Right((error, _)) => Err(error),
+    }
+}
+
+fn acknowledge(shard: &Shard, partition: &Partition, admitted: Admitted, ack: AckSender) {
+    let Admitted {
+        appended,
+        next_offset,
+    } = admitted;
+    if shard.partitions.durability(partition.id()) == Durability::Memory {
+        // The topic relaxes the answer only: the batch is in the same next commit as any other.
+        drop(ack.send(Ok(appended)));
+    } else {
+        partition.ack_when_durable(next_offset, appended, ack);
+    }
+}
+
+/// Tells partitions what has become durable, in order, until the journal closes or fails.
+pub(crate) async fn complete(shard: Rc<Shard>) {
+    loop {
+        let completed = match shard.journal.next_completed().await {
+            Ok(completed) => completed,
+            Err(error) => {
+                shard.storage.fail_if_broken(&error);
+                let refusal = Error::from(error);
+                for partition in shard.partitions.all() {
+                    partition.fail_waiters(&refusal);
+                }
+                return;
+            }
+        };
+        for done in completed {
+            if let Some(partition) = shard.partitions.by_owner(done.owner) {
+                partition.on_durable(done.next_offset);
+            }
+        }
+        rt::yield_if_needed().await;
+    }
+}
+
+/// Waits until the appends that were submitted before are done.
+pub(crate) async fn drained(shard: &Shard) {
+    while !shard.appends.waiting.borrow().is_empty() {
+        rt::yield_now().await;
+    }
+}

@@ -1,0 +1,80 @@
+//! Memory of one shard, as separate pools with a limit each.
+//!
+//! Runs on: its shard.      Owner: `Shard`.
+//! Promises: what a client sends is charged before it is read, whole frames, first come first
+//! served; a full produce pool holds back Produce bodies and nothing else, because every other
+//! request has a pool of its own.
+//! Invariants: [pool-order] request, then tail, then journal: nobody waits for an earlier pool while
+//! holding a later one. The tail is bounded by `log::tail`, journal buffers by the journal.
+//! Limits: a frame larger than its pool takes the whole pool, alone.
+
+use crate::config::machine::MemoryPools;
+use crate::rt::sync::{Permit, Semaphore};
+
+/// The pools that requests are charged to.
+#[derive(Debug)]
+pub struct Budget {
+    produce: Pool,
+    control: Pool,
+}
+
+#[derive(Debug)]
+struct Pool {
+    room: Semaphore,
+    size_bytes: usize,
+}
+
+impl Pool {
+    fn new(size_bytes: usize) -> Self {
+        Self {
+            room: Semaphore::new(size_bytes),
+            size_bytes,
+        }
+    }
+
+    async fn charge(&self, size_bytes: usize) -> Charge {
+        Charge {
+            _permit: self.room.acquire(size_bytes.min(self.size_bytes)).await,
+        }
+    }
+
+    fn used(&self) -> usize {
+        self.size_bytes - self.room.available()
+    }
+}
+
+/// Memory held by one request, from before its body is read until its answer is written.
+#[derive(Debug)]
+pub struct Charge {
+    _permit: Permit,
+}
+
+/// One request of this size always fits the pool of all requests but Produce.
+const CONTROL_DIVISOR: u64 = 4;
+
+impl Budget {
+    /// The request pool of the shard, divided: most of it for Produce.
+    pub fn new(pools: &MemoryPools) -> Self {
+        let control = pools.request_bytes / CONTROL_DIVISOR;
+        let pool = |size: u64| Pool::new(usize::try_from(size).unwrap_or(usize::MAX).max(1));
+        Self {
+            produce: pool(pools.request_bytes - control),
+            control: pool(control),
+        }
+    }
+
+    /// Waits for room for a Produce frame.
+    pub async fn charge_produce(&self, size_bytes: usize) -> Charge {
+        self.produce.charge(size_bytes).await
+    }
+
+    /// Waits for room for any other frame.
+    pub async fn charge_control(&self, size_bytes: usize) -> Charge {
+        self.control.charge(size_bytes).await
+    }
+
+    /// Bytes in use: produce, other.
+    pub fn used(&self) -> (usize, usize) {
+        (self.produce.used(), self.control.used())
+    }
+}

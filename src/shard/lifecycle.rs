@@ -1,0 +1,192 @@
+//! How a shard comes up and goes down.
+//!
+//! Runs on: the shard's main task.
+//! Promises: when `start` returns, calls of other shards are served; after `stop` the partitions at
+//! home here are plain Kafka directories and the journal says that it holds nothing.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cluster::metadata::Image;
+use crate::cluster::metadata_log::MetadataLog;
+use crate::journal::Journal;
+use crate::journal::checkpoint::PartitionCheckpoint;
+use crate::journal::checkpoint_file::Retired;
+use crate::journal::config::JournalConfig;
+use crate::journal::error::JournalError;
+use crate::log::error as log;
+use crate::model::ids::ShardId;
+use crate::rt::{self, Lane, Task};
+use crate::shard::calls::ShardCall;
+use crate::shard::mesh::Link;
+use crate::shard::shard::{Parts, Process, Shard};
+use crate::shard::{appends, background, observe, partitions, serve};
+use crate::telemetry::metrics;
+
+/// How often a stopping shard looks whether everything is answered.
+const QUIET_POLL: Duration = Duration::from_millis(5);
+
+/// Why a shard could not be opened or closed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The journal.
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    /// A partition.
+    #[error("{0}")]
+    Log(#[from] log::Error),
+    /// The file system at the end.
+    #[error("cannot flush the data directory: {0}")]
+    Sync(std::io::Error),
+}
+
+/// The tasks of a running shard.
+pub struct Running {
+    completer: Task<()>,
+    others: Vec<Task<()>>,
+}
+
+impl Shard {
+    /// Opens the journal and the partitions at home here.
+    pub async fn open(
+        id: ShardId,
+        process: &Arc<Process>,
+        image: &Arc<Image>,
+        retired: Retired,
+        metadata_log: Option<MetadataLog>,
+    ) -> Result<Rc<Self>, Error> {
+        let journal = Journal::open(retired, journal_config(process)).await?;
+        let free = rt::fs::free_space(&process.data_dir).await.unwrap_or(0);
+        let shard = Self::new(Parts {
+            id,
+            process: process.clone(),
+            image: image.clone(),
+            journal,
+            logs: partitions::log_context(process, free),
+            metadata_log,
+            metrics: metrics::start_shard(id),
+        });
+        shard.set_image(image.clone());
+        shard.open_partitions(image).await?;
+        Ok(shard)
+    }
+
+    /// Connects the mesh and starts the shard's tasks.
+    pub fn start(self: &Rc<Self>, links: Vec<Link>) -> Running {
+        let mut others = Vec::new();
+        let mut peers = vec![None; usize::from(self.shard_count())];
+        for link in links {
+            let inbox = link.open();
+            peers[usize::from(inbox.peer.id().0)] = Some(inbox.peer.clone());
+            others.push(rt::spawn(
+                Lane::Network,
+                "mesh",
+                serve::run(self.clone(), inbox),
+            ));
+        }
+        self.set_peers(peers);
+        others.push(rt::spawn(
+            Lane::Network,
+            "appends",
+            appends::run(self.clone()),
+        ));
+        others.push(rt::spawn(
+            Lane::Background,
+            "destage",
+            background::destage(self.clone()),
+        ));
+        others.push(rt::spawn(
+            Lane::Background,
+            "retention",
+            background::retain(self.clone()),
+        ));
+        others.push(rt::spawn(
+            Lane::Background,
+            "observe",
+            observe::run(self.clone()),
+        ));
+        self.start_groups();
+        let completer = rt::spawn(Lane::Commit, "completions", appends::complete(self.clone()));
+        Running { completer, others }
+    }
+
+    /// Waits until every request that was read here has its answer, but not longer than `limit`.
+    pub async fn wait_until_quiet(self: &Rc<Self>, limit: Duration) {
+        let deadline = rt::now() + limit;
+        while self.requests_in_flight() > 0 && rt::now() < deadline {
+            rt::sleep(QUIET_POLL).await;
+        }
+    }
+
+    /// Makes everything accepted durable, closes segments and journal. Nothing is appended any more.
+    pub async fn stop(self: &Rc<Self>, running: Running) -> Result<(), Error> {
+        self.close_groups().await;
+        appends::drained(self).await;
+        for task in running.others {
+            task.cancel().await;
+        }
+        self.journal.close().await?;
+        running.completer.await; // it has told the partitions all that is durable
+        let mut records = Vec::new();
+        for partition in self.partitions.all() {
+            if let Err(error) = partition.log().close().await {
+                tracing::warn!(%error, partition = %self.name(partition.id()),
+                    "the next start recovers this partition from the journal");
+                return Err(error.into());
+            }
+            if let Some(found) = partition.log().checkpoint().await {
+                let record = found.encode().into();
+                records.push(PartitionCheckpoint {
+                    topic_partition: partition.id(),
+                    record,
+                });
+            }
+        }
+        rt::fs::sync_filesystem(self.data_dir())
+            .await
+            .map_err(Error::Sync)?;
+        self.journal.write_stopped(records).await?;
+        Ok(())
+    }
+
+    /// All input that has arrived on this shard has been handed to its handlers.
+    pub(crate) async fn drain_here(&self) {
+        /// Rounds of the loop: sockets are read, frames dispatched, calls received.
+        const ROUNDS: usize = 8;
+        for _ in 0..ROUNDS {
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// The same for every shard.
+    pub(crate) async fn drain_everywhere(&self) {
+        let mut pending = Vec::new();
+        for id in self.shard_ids().filter(|id| *id != self.id()) {
+            pending.push(self.send(id, ShardCall::Drain).await);
+        }
+        self.drain_here().await;
+        for reply in pending {
+            reply.reply().await;
+        }
+        self.drain_here().await; // what other shards read travels through the mesh
+    }
+}
+
+fn journal_config(process: &Process) -> JournalConfig {
+    let settings = &process.settings;
+    let usize_of = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    /// No message takes more of the ring than this part.
+    const MESSAGE_DIVISOR: u64 = 8;
+    let message = settings
+        .request_bytes_max
+        .min(usize_of(settings.journal_bytes / MESSAGE_DIVISOR));
+    let config = JournalConfig::for_ring(settings.journal_bytes, message);
+    JournalConfig {
+        commit_bytes: usize_of(settings.commit_bytes),
+        commit_delay: settings.commit_delay,
+        writes_in_flight: usize::try_from(settings.writes_in_flight).unwrap_or(1),
+        queue_bytes_max: usize_of(settings.pools.journal_bytes),
+        ..config
+    }
+}

@@ -1,0 +1,207 @@
+//! The mesh: how one shard asks another. The only way anything moves between cores.
+//!
+//! Runs on: every shard.      Owner: `Shard`.      Pure: no.
+//! Promises: calls from one shard to another arrive in the order in which they were sent; payloads
+//! are moved, never copied; two shards cannot wait for each other.
+//! Invariants: [reply-room] a call takes a permit first, there are as many permits as the reply
+//! channel has places, so a reply never waits. [receive-never-sends] the receiving loop hands a
+//! call on and awaits nothing but the next call.
+//! Limits: `CALLS_IN_FLIGHT_MAX` for each ordered pair of shards; the next call waits its turn.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::model::ids::ShardId;
+use crate::rt::cross::{self, TrySendError};
+use crate::rt::sync::{Permit, Semaphore, oneshot};
+use crate::shard::calls::{ShardCall, ShardReply};
+
+/// Calls that one shard may have open at another.
+pub const CALLS_IN_FLIGHT_MAX: usize = 1024;
+
+/// A call on its way; the slot comes back with the reply.
+pub(crate) struct Envelope {
+    slot: usize,
+    pub(crate) call: ShardCall,
+}
+
+struct Returned {
+    slot: usize,
+    reply: ShardReply,
+}
+
+/// Both ends that one shard has of its two channel pairs with one other shard. Made before the
+/// executors start, then moved to the shard's thread.
+pub struct Link {
+    peer: ShardId,
+    calls_out: cross::Sender<Envelope>,
+    calls_in: cross::Receiver<Envelope>,
+    replies_out: cross::Sender<Returned>,
+    replies_in: cross::Receiver<Returned>,
+}
+
+/// The links of every shard with every other: entry `i` belongs to shard `i`.
+pub fn links(shard_count: u16) -> Vec<Vec<Link>> {
+    let mut all: Vec<Vec<Link>> = (0..shard_count).map(|_| Vec::new()).collect();
+    for a in 0..shard_count {
+        for b in a + 1..shard_count {
+            let (calls_ab, calls_at_b) = cross::channel(CALLS_IN_FLIGHT_MAX);
+            let (calls_ba, calls_at_a) = cross::channel(CALLS_IN_FLIGHT_MAX);
+            let (replies_ab, replies_at_b) = cross::channel(CALLS_IN_FLIGHT_MAX);
+            let (replies_ba, replies_at_a) = cross::channel(CALLS_IN_FLIGHT_MAX);
+            all[usize::from(a)].push(Link {
+                peer: ShardId(b),
+                calls_out: calls_ab,
+                calls_in: calls_at_a,
+                replies_out: replies_ab,
+                replies_in: replies_at_a,
+            });
+            all[usize::from(b)].push(Link {
+                peer: ShardId(a),
+                calls_out: calls_ba,
+                calls_in: calls_at_b,
+                replies_out: replies_ba,
+                replies_in: replies_at_b,
+            });
+        }
+    }
+    all
+}
+
+/// Where replies to open calls go, by slot.
+#[derive(Default)]
+struct Slots {
+    open: Vec<Option<(oneshot::Sender<ShardReply>, Permit)>>,
+    free: Vec<usize>,
+}
+
+impl Slots {
+    fn take(&mut self, waiter: oneshot::Sender<ShardReply>, permit: Permit) -> usize {
+        if let Some(slot) = self.free.pop() {
+            self.open[slot] = Some((waiter, permit));
+            slot
+        } else {
+            self.open.push(Some((waiter, permit)));
+            self.open.len() - 1
+        }
+    }
+
+    /// The call was never sent: whoever awaits it learns that the peer is gone.
+    fn give_up(&mut self, slot: usize) {
+        self.open[slot] = None;
+        self.free.push(slot);
+    }
+
+    fn complete(&mut self, returned: Returned) {
+        let (waiter, permit) = self.open[returned.slot]
+            .take()
+            .expect("[reply-room] one reply a call");
+        self.free.push(returned.slot);
+        drop(permit);
+        drop(waiter.send(returned.reply)); // the caller may be gone: its client disconnected
+    }
+}
+
+/// One shard's way to one other shard.
+pub(crate) struct Peer {
+    id: ShardId,
+    calls: RefCell<cross::Sender<Envelope>>,
+    replies: RefCell<cross::Sender<Returned>>,
+    permits: Semaphore,
+    slots: RefCell<Slots>,
+}
+
+/// A call that was sent; await it for the reply. `None`: the other shard is gone.
+pub struct Pending(oneshot::Receiver<ShardReply>);
+
+impl Pending {
+    /// The reply.
+    ///
+    /// Cancel: safe; the reply is dropped when it comes.
+    pub async fn reply(self) -> Option<ShardReply> {
+        self.0.await.ok()
+    }
+}
+
+/// What a shard receives from one peer, and its way to it.
+pub(crate) struct Inbox {
+    pub(crate) peer: Rc<Peer>,
+    pub(crate) calls: cross::Receiver<Envelope>,
+    pub(crate) replies: Replies,
+}
+
+impl Link {
+    /// Takes the ends into use, on the shard's own thread.
+    pub(crate) fn open(self) -> Inbox {
+        let peer = Rc::new(Peer {
+            id: self.peer,
+            calls: RefCell::new(self.calls_out),
+            replies: RefCell::new(self.replies_out),
+            permits: Semaphore::new(CALLS_IN_FLIGHT_MAX),
+            slots: RefCell::default(),
+        });
+        let replies = Replies {
+            peer: peer.clone(),
+            replies: self.replies_in,
+        };
+        Inbox {
+            peer,
+            calls: self.calls_in,
+            replies,
+        }
+    }
+}
+
+impl Peer {
+    /// Who is at the other end.
+    pub(crate) fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Sends a call, waiting for a free reply place. Calls of one task arrive in the order sent.
+    ///
+    /// Cancel: safe until it returns; after that the call will be carried out.
+    pub(crate) async fn send(&self, call: ShardCall) -> Pending {
+        let permit = self.permits.acquire(1).await;
+        let (waiter, receiver) = oneshot::oneshot();
+        let slot = self.slots.borrow_mut().take(waiter, permit);
+        match self.calls.borrow_mut().try_send(Envelope { slot, call }) {
+            Ok(()) => {}
+            Err(TrySendError::Closed(_)) => self.slots.borrow_mut().give_up(slot),
+            Err(TrySendError::Full(_)) => panic!("[reply-room] a place for every permit"),
+        }
+        Pending(receiver)
+    }
+
+    /// Answers a call of this peer.
+    pub(crate) fn reply(&self, envelope_slot: usize, reply: ShardReply) {
+        let sent = self.replies.borrow_mut().try_send(Returned {
+            slot: envelope_slot,
+            reply,
+        });
+        assert!(
+            !matches!(sent, Err(TrySendError::Full(_))),
+            "[reply-room] the caller kept a place"
+        );
+    }
+}
+
+impl Envelope {
+    pub(crate) fn open(self) -> (usize, ShardCall) {
+        (self.slot, self.call)
+    }
+}
+
+/// Completes calls as their replies come in; runs until the peer is gone.
+pub(crate) struct Replies {
+    peer: Rc<Peer>,
+    replies: cross::Receiver<Returned>,
+}
+
+impl Replies {
+    pub(crate) async fn run(mut self) {
+        while let Some(returned) = self.replies.recv().await {
+            self.peer.slots.borrow_mut().complete(returned);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What this shard shows: gauges kept fresh, metrics and health for the admin port.
+//!
+//! Runs on: its shard, `Lane::Background`.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::model::ids::TopicPartition;
+use crate::rt::{self, executor};
+use crate::shard::calls::{ShardCall, ShardReply};
+use crate::shard::shard::Shard;
+use crate::telemetry::exposition::{self, BrokerFacts};
+use crate::telemetry::metrics::ShardSnapshot;
+use crate::telemetry::names::{Counter, Gauge, Pool};
+
+/// How often quantiles move on to a new window.
+const ROTATE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Rotates the windows of the summaries until the task is cancelled.
+pub(crate) async fn run(shard: Rc<Shard>) {
+    loop {
+        rt::sleep(ROTATE_INTERVAL).await;
+        shard.metrics.rotate();
+    }
+}
+
+impl Shard {
+    /// A partition's name as people know it.
+    pub(crate) fn name(&self, id: TopicPartition) -> String {
+        let image = self.image();
+        let topic = image
+            .topic_by_id(id.topic)
+            .map_or_else(|| id.topic.to_string(), |topic| topic.name.to_string());
+        format!("{topic}-{}", id.partition.0)
+    }
+
+    /// This shard's metrics, gauges brought up to date.
+    pub(crate) fn metrics_here(&self) -> ShardSnapshot {
+        let metrics = &self.metrics;
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        metrics.set(Gauge::Partitions, count(self.partitions.count()));
+        let capacity = self.journal.capacity();
+        metrics.set(Gauge::JournalCapacityBytes, capacity);
+        metrics.set(Gauge::JournalUsedBytes, self.journal_used(capacity));
+        metrics.set(Gauge::OpenFiles, count(self.logs.open_file_count()));
+        metrics.set(Gauge::DiskFull, u64::from(self.storage.is_full()));
+        let offline = self
+            .partitions
+            .all()
+            .iter()
+            .filter(|p| p.log().failure().is_some())
+            .count();
+        metrics.set(Gauge::OfflinePartitions, count(offline));
+        let stalls = executor::stalls();
+        metrics.set_counter(Counter::LoopStalls, stalls.stalls);
+        metrics.set_counter(Counter::LoopStallMicros, micros(stalls.stalled));
+        metrics.set(Gauge::LoopLongestMicros, micros(stalls.longest));
+        let ((produce, control), pools) = (self.budget.used(), &self.settings().pools);
+        metrics.set_pool(Pool::Request, count(produce + control), pools.request_bytes);
+        let tail = self.logs.tail_budget();
+        metrics.set_pool(
+            Pool::Tail,
+            count(tail.used_bytes()),
+            count(tail.limit_bytes()),
+        );
+        metrics.snapshot()
+    }
+
+    fn journal_used(&self, capacity: u64) -> u64 {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a part of a size far below 2^52, for people to look at"
+        )]
+        let used = (self.journal.fill().clamp(0.0, 1.0) * capacity as f64) as u64;
+        used
+    }
+
+    /// The metrics of all shards as Prometheus text.
+    pub async fn metrics_text(self: &Rc<Self>) -> String {
+        let mut shards = Vec::new();
+        for id in self.shard_ids() {
+            if id == self.id() {
+                shards.push(self.metrics_here());
+            } else if let Some(ShardReply::Metrics(there)) = self.call(id, ShardCall::Metrics).await
+            {
+                shards.push(*there);
+            }
+        }
+        let facts = BrokerFacts {
+            node_id: self.config().node_id,
+            cluster_id: self.cluster_id().to_owned(),
+            uptime_seconds: self.uptime().as_secs(),
+        };
+        exposition::render(&facts, &shards)
+    }
+
+    /// What keeps the broker from being healthy, a line for each shard that complains.
+    pub async fn complaints(self: &Rc<Self>) -> Vec<String> {
+        let mut complaints = Vec::new();
+        for id in self.shard_ids() {
+            let complaint = if id == self.id() {
+                self.storage.complaint()
+            } else {
+                match self.call(id, ShardCall::Health).await {
+                    Some(ShardReply::Health(complaint)) => complaint,
+                    _ => Some("does not answer".to_owned()),
+                }
+            };
+            complaints.extend(complaint.map(|c| format!("shard {id}: {c}")));
+        }
+        complaints
+    }
+
+    /// Bytes of the data directory's file system: all, free.
+    pub(crate) async fn disk_space(&self) -> (i64, i64) {
+        let directory = self.data_dir().to_owned();
+        let space = rt::blocking("disk-space", move || {
+            let total = rt::machine::total_disk(&directory).unwrap_or(0);
+            (total, rt::machine::free_disk(&directory).unwrap_or(0))
+        })
+        .await;
+        let signed = |size: u64| i64::try_from(size).unwrap_or(i64::MAX);
+        (signed(space.0), signed(space.1))
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,204 @@
+//! Which partitions are at home on this shard, kept in step with the metadata image.
+//!
+//! Runs on: its shard.      Owner: `Shard`.
+//! Promises: when `apply_image` returns, every new partition of the image that is at home here takes
+//! appends, and every deleted one has told its waiters and given up its directory's name.
+//! Limits: one entry a partition; `PARTITIONS_PER_BROKER_MAX` for all shards.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::cluster::metadata::{Image, Topic};
+use crate::config::TopicConfig;
+use crate::config::topic::Durability;
+use crate::journal::journal::Owner;
+use crate::log::context::LogContext;
+use crate::log::error as log;
+use crate::log::log::Log;
+use crate::log::settings::LogSettings;
+use crate::model::ids::{LeaderEpoch, TopicId, TopicPartition};
+use crate::partition::partition::Partition;
+use crate::rt::{self, Lane};
+use crate::shard::recovery;
+use crate::shard::shard::Shard;
+
+/// Partitions and resolved topic settings of one shard.
+#[derive(Default)]
+pub(crate) struct Partitions {
+    by_id: RefCell<HashMap<TopicPartition, Rc<Partition>>>,
+    by_owner: RefCell<HashMap<Owner, Rc<Partition>>>,
+    next_owner: Cell<u64>,
+    configs: RefCell<HashMap<TopicId, (Arc<Topic>, Rc<TopicConfig>)>>,
+}
+
+impl Partitions {
+    pub(crate) fn get(&self, id: TopicPartition) -> Option<Rc<Partition>> {
+        self.by_id.borrow().get(&id).cloned()
+    }
+
+    pub(crate) fn by_owner(&self, owner: Owner) -> Option<Rc<Partition>> {
+        self.by_owner.borrow().get(&owner).cloned()
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn all(&self) -> Vec<Rc<Partition>> {
+        self.by_id.borrow().values().cloned().collect()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.by_id.borrow().len()
+    }
+
+    /// When writes to the partition are acknowledged.
+    pub(crate) fn durability(&self, id: TopicPartition) -> Durability {
+        let configs = self.configs.borrow();
+        configs
+            .get(&id.topic)
+            .map_or(Durability::Disk, |(_, config)| config.durability)
+    }
+
+    fn add(&self, log: Rc<Log>, leader_epoch: LeaderEpoch) {
+        let owner = Owner(self.next_owner.get());
+        self.next_owner.set(owner.0 + 1);
+        let partition = Partition::new(owner, log, leader_epoch);
+        self.by_owner.borrow_mut().insert(owner, partition.clone());
+        self.by_id.borrow_mut().insert(partition.id(), partition);
+    }
+
+    fn remove(&self, id: TopicPartition) -> Option<Rc<Partition>> {
+        let partition = self.by_id.borrow_mut().remove(&id)?;
+        self.by_owner.borrow_mut().remove(&partition.owner());
+        Some(partition)
+    }
+}
+
+/// What the log takes of a topic's settings.
+pub(crate) fn log_settings(config: &TopicConfig) -> LogSettings {
+    let millis = |age: std::time::Duration| i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+    LogSettings {
+        segment_bytes: u64::from(config.segment_bytes),
+        segment_ms: millis(config.segment_age),
+        index_interval_bytes: u64::from(config.index_interval_bytes),
+        retention_ms: config.retention.map(millis),
+        retention_bytes: config.retention_bytes,
+        // Compaction is not there yet: of a compacted topic nothing goes by time or size.
+        deletes: config.cleanup_delete && !config.cleanup_compact,
+        ..LogSettings::default()
+    }
+}
+
+impl Shard {
+    /// The settings in force for a topic.
+    pub fn topic_config(&self, topic: &Arc<Topic>) -> Rc<TopicConfig> {
+        let mut configs = self.partitions.configs.borrow_mut();
+        match configs.get(&topic.id) {
+            Some((known, config)) if Arc::ptr_eq(known, topic) => config.clone(),
+            _ => {
+                let config = Rc::new(TopicConfig::resolve(&self.config(), &topic.overrides));
+                configs.insert(topic.id, (topic.clone(), config.clone()));
+                config
+            }
+        }
+    }
+
+    /// Directory of a partition.
+    pub(crate) fn partition_dir(&self, topic: &Topic, id: TopicPartition) -> PathBuf {
+        recovery::partition_dir(self.data_dir(), topic, id)
+    }
+
+    /// Opens every partition of the image that is at home here and not open yet.
+    pub(crate) async fn open_partitions(
+        self: &Rc<Self>,
+        image: &Arc<Image>,
+    ) -> Result<(), log::Error> {
+        for topic in image.topics() {
+            let config = self.topic_config(topic);
+            for id in topic.partitions().filter(|id| self.home(*id) == self.id()) {
+                if let Some(partition) = self.partitions.get(id) {
+                    partition.log().set_settings(log_settings(&config));
+                    continue;
+                }
+                let dir = self.partition_dir(topic, id);
+                let log = Log::open(&self.logs, dir, id, log_settings(&config)).await?;
+                self.partitions.add(log, LeaderEpoch(topic.leader_epoch));
+                rt::yield_if_needed().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings this shard in step with `image` and puts it in force.
+    pub(crate) async fn apply_image(self: &Rc<Self>, image: Arc<Image>) {
+        if image.version() <= self.image().version() {
+            return;
+        }
+        let is_altered = image.broker_overrides() != self.image().broker_overrides();
+        self.set_image(image.clone());
+        if is_altered {
+            self.partitions.configs.borrow_mut().clear();
+        }
+        self.drop_partitions(&image).await;
+        if let Err(error) = self.open_partitions(&image).await {
+            self.storage.on_log_error(&error);
+        }
+        self.load_groups(&image);
+    }
+
+    /// Deleted partitions: nothing is accepted, waiters are told, the directory is renamed so that a
+    /// topic of the same name can have it, and unlinked in the background.
+    async fn drop_partitions(self: &Rc<Self>, image: &Image) {
+        let gone: Vec<Rc<Partition>> = self
+            .partitions
+            .all()
+            .into_iter()
+            .filter(|p| image.topic_by_id(p.id().topic).is_none())
+            .collect();
+        if !gone.is_empty() {
+            self.forget_deleted_topics();
+        }
+        for partition in gone {
+            self.partitions.remove(partition.id());
+            self.changed.remove(partition.owner());
+            self.partitions
+                .configs
+                .borrow_mut()
+                .remove(&partition.id().topic);
+            partition.set_gone();
+            match partition.log().set_aside().await {
+                Ok(renamed) => {
+                    rt::spawn(Lane::Background, "unlink-partition", async move {
+                        if let Err(error) = rt::fs::remove_dir_all(&renamed).await {
+                            tracing::warn!(%error, "a deleted partition is unlinked at the next start");
+                        }
+                    })
+                    .detach();
+                }
+                Err(error) => tracing::warn!(%error, "a deleted partition keeps its directory"),
+            }
+        }
+    }
+}
+
+/// What the logs of one shard may use together.
+pub(crate) fn log_context(
+    shard: &crate::shard::shard::Process,
+    free_disk_bytes: u64,
+) -> Rc<LogContext> {
+    /// All preallocation of the broker stays below this part of the free disk.
+    const PREALLOCATION_DIVISOR: u64 = 20;
+    /// Descriptors for segments, of all shards together.
+    const OPEN_FILES_MAX: usize = 8_192;
+    let pools = &shard.settings.pools;
+    let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    let shards = u64::from(shard.shard_count.max(1));
+    LogContext::new(crate::log::context::ContextLimits {
+        tail_bytes: bytes(pools.tail_bytes),
+        open_files: (OPEN_FILES_MAX / usize::from(shard.shard_count.max(1))).max(64),
+        index_bytes: bytes(pools.disk_bytes / 4),
+        preallocation_bytes: free_disk_bytes / PREALLOCATION_DIVISOR / shards,
+        destage_bytes: bytes(shard.settings.destage_bytes),
+    })
+}

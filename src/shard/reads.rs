@@ -1,0 +1,240 @@
+//! Reads of partitions at home here, and waiting for more.
+//!
+//! Runs on: the home shard.      Owner: `Shard`.      Pure: no.
+//! Promises: a wait ends at the first change of one of its partitions, at its deadline, or when the
+//! asker ends it; nothing polls.
+//! Limits: one wait for each connection that fetches from here; `EndWait` or the deadline ends it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use crate::model::ids::{ShardId, TopicPartition};
+use crate::model::offset::Offset;
+use crate::partition::error::Error;
+use crate::partition::partition::Partition;
+use crate::partition::reads::{
+    Available, EpochQuestion, FetchPart, Fetched, OffsetAnswer, OffsetQuestion,
+};
+use crate::rt::sync::Notify;
+use crate::rt::{self, Instant};
+use crate::shard::calls::{PartitionSize, ShardCall};
+use crate::shard::shard::Shard;
+
+/// Waits of other shards' fetches on partitions at home here.
+#[derive(Default)]
+pub(crate) struct Waits {
+    open: RefCell<HashMap<(ShardId, u64), Rc<Notify>>>,
+    next_id: Cell<u64>,
+}
+
+impl Shard {
+    fn partition(&self, partition: TopicPartition) -> Result<Rc<Partition>, Error> {
+        self.partitions.get(partition).ok_or(Error::NotFound)
+    }
+
+    pub(crate) fn sizes_here(&self, parts: &[FetchPart]) -> Vec<Result<Available, Error>> {
+        parts
+            .iter()
+            .map(|part| self.partition(part.partition)?.available(part))
+            .collect()
+    }
+
+    pub(crate) async fn read_here(&self, parts: Vec<FetchPart>) -> Vec<Result<Fetched, Error>> {
+        let mut fetched = Vec::with_capacity(parts.len());
+        for part in parts {
+            fetched.push(match self.partition(part.partition) {
+                Ok(partition) => partition.read(&part).await,
+                Err(error) => Err(error),
+            });
+        }
+        fetched
+    }
+
+    pub(crate) async fn offsets_here(
+        &self,
+        asked: Vec<OffsetQuestion>,
+    ) -> Vec<Result<OffsetAnswer, Error>> {
+        let mut answers = Vec::with_capacity(asked.len());
+        for question in asked {
+            answers.push(match self.partition(question.partition) {
+                Ok(partition) => partition.offset_for(&question).await,
+                Err(error) => Err(error),
+            });
+        }
+        answers
+    }
+
+    pub(crate) fn epoch_ends_here(
+        &self,
+        asked: &[EpochQuestion],
+    ) -> Vec<Result<(i32, i64), Error>> {
+        asked
+            .iter()
+            .map(|question| self.partition(question.partition)?.epoch_end(question))
+            .collect()
+    }
+
+    pub(crate) fn partition_sizes_here(&self) -> Vec<PartitionSize> {
+        self.partitions
+            .all()
+            .iter()
+            .map(|p| PartitionSize {
+                partition: p.id(),
+                size_bytes: p.log().size_bytes(),
+            })
+            .collect()
+    }
+
+    /// DeleteRecords: -1 stands for the high watermark; the new start is durable before the answer.
+    pub(crate) async fn delete_records_here(
+        self: &Rc<Self>,
+        asked: Vec<(TopicPartition, i64)>,
+    ) -> Vec<Result<Offset, Error>> {
+        let mut starts = Vec::with_capacity(asked.len());
+        for (id, offset) in asked {
+            starts.push(self.delete_records_of(id, offset).await);
+        }
+        starts
+    }
+
+    async fn delete_records_of(
+        self: &Rc<Self>,
+        id: TopicPartition,
+        offset: i64,
+    ) -> Result<Offset, Error> {
+        let partition = self.partition(id)?;
+        partition.check_open()?;
+        let offsets = partition.log().offsets();
+        let asked = if offset == -1 {
+            offsets.high_watermark
+        } else {
+            Offset::new(offset)
+        };
+        if asked > offsets.high_watermark || offset < -1 {
+            let (start, end) = (offsets.log_start, offsets.high_watermark);
+            return Err(Error::OffsetOutOfRange {
+                got: asked,
+                start,
+                end,
+            });
+        }
+        if asked > offsets.log_start {
+            self.advance_log_start(&partition, asked).await?;
+        }
+        Ok(partition.log().offsets().log_start)
+    }
+
+    /// Moves a log start: the journal says so durably, then files below it may go.
+    pub(crate) async fn advance_log_start(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        log_start: Offset,
+    ) -> Result<(), Error> {
+        let reservation = self.journal.reserve_control(0).await?;
+        let Some(entry) = partition.log().log_start_entry(log_start)? else {
+            return Ok(());
+        };
+        let position = self
+            .journal
+            .enqueue(reservation, partition.owner(), entry)?;
+        self.changed.add(partition);
+        self.changed.pending.borrow_mut().insert(position);
+        let durable = self.journal.durable(position).await;
+        if durable.is_ok() {
+            partition.log().advance_log_start(log_start);
+        }
+        self.changed.pending.borrow_mut().remove(&position);
+        durable?;
+        partition.wake_fetches();
+        partition.log().delete_retired().await?;
+        Ok(())
+    }
+
+    /// Returns when one of the partitions has moved on from the high watermark seen, or at the
+    /// deadline. Asks all home shards at once and ends the waits that did not answer.
+    ///
+    /// Cancel: safe; waits left at other shards end at the deadline.
+    pub async fn await_data(&self, seen: Vec<(TopicPartition, Offset)>, deadline: Instant) {
+        let wait = deadline.saturating_since(rt::now());
+        let wait_id = self.waits.next_id.get();
+        self.waits.next_id.set(wait_id + 1);
+        let mut mine = Vec::new();
+        let mut asked = Vec::new();
+        let replies = FuturesUnordered::new();
+        for (home, _, seen) in self.by_home(seen, |(partition, _)| *partition) {
+            if home == self.id() {
+                mine = seen;
+            } else {
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                let call = ShardCall::AwaitData {
+                    wait_id,
+                    seen,
+                    wait_ms,
+                };
+                replies.push(self.send(home, call).await.reply());
+                asked.push(home);
+            }
+        }
+        let moved = Rc::new(Notify::new());
+        if self.has_moved_or_register(&mine, &moved) {
+            moved.notify_one();
+        }
+        let mut replies = replies;
+        let first = async {
+            futures_util::select_biased! {
+                () = futures_util::FutureExt::fuse(moved.notified()) => {}
+                _ = replies.select_next_some() => {}
+            }
+        };
+        rt::timeout(wait, first).await;
+        for home in asked {
+            drop(self.send(home, ShardCall::EndWait(wait_id)).await);
+        }
+    }
+
+    /// Whether a partition is gone or beyond what was seen; if none is, `moved` is told of the next
+    /// change. Nothing can happen in between: there is no await.
+    fn has_moved_or_register(&self, seen: &[(TopicPartition, Offset)], moved: &Rc<Notify>) -> bool {
+        for (id, high_watermark) in seen {
+            match self.partitions.get(*id) {
+                Some(partition) if partition.high_watermark() == *high_watermark => {
+                    partition.register_fetch(moved);
+                }
+                _ => return true,
+            }
+        }
+        false
+    }
+
+    /// Serves another shard's wait.
+    pub(crate) async fn await_data_here(
+        &self,
+        asker: ShardId,
+        wait_id: u64,
+        seen: Vec<(TopicPartition, Offset)>,
+        wait_ms: u64,
+    ) {
+        let moved = Rc::new(Notify::new());
+        if self.has_moved_or_register(&seen, &moved) {
+            return;
+        }
+        self.waits
+            .open
+            .borrow_mut()
+            .insert((asker, wait_id), moved.clone());
+        rt::timeout(Duration::from_millis(wait_ms), moved.notified()).await;
+        self.waits.open.borrow_mut().remove(&(asker, wait_id));
+    }
+
+    /// The asker of a wait has its answer.
+    pub(crate) fn end_wait(&self, asker: ShardId, wait_id: u64) {
+        if let Some(moved) = self.waits.open.borrow().get(&(asker, wait_id)) {
+            moved.notify_one();
+        }
+    }
+}

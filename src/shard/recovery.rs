@@ -1,0 +1,385 @@
+//! Brings a data directory to rest before any shard runs: whatever the journals hold is in the
+//! segments afterwards, and every journal is empty.
+//!
+//! Runs on: one executor of its own, at start.
+//! Promises: killed anywhere and repeated, it ends the same. It reads the journals of all shards of the
+//! last run, so a changed number of shards is the normal path.
+//! Order: identity checked -> metadata log -> directories of deleted topics removed, foreign ones
+//! adopted -> journals replayed into segments, all of it flushed -> journals retired, surplus ones
+//! removed -> tombstones cleared -> identity stored with the new shard count.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cluster::controller;
+use crate::cluster::identity::{self, FORMAT_VERSION, Identity};
+use crate::cluster::metadata::{Image, Record, Topic};
+use crate::cluster::metadata_log::{self, MetadataLog};
+use crate::config::machine::ShardSettings;
+use crate::config::{BrokerConfig, TopicConfig, TopicOverrides};
+use crate::journal::checkpoint_file::Retired;
+use crate::journal::replay::{Replay, ReplayError};
+use crate::log::delete::SET_ASIDE_SUFFIX;
+use crate::log::error as log;
+use crate::log::partition_metadata;
+use crate::log::recovery::{Recovery, RecoveryLimits};
+use crate::model::ids::{PartitionIndex, TopicId, TopicPartition};
+use crate::model::topic_name;
+use crate::rt;
+use crate::shard::partitions::log_settings;
+
+/// Holds the metadata log.
+pub const METADATA_DIR: &str = "metadata";
+/// Holds a directory a partition, named as Kafka names them.
+pub const TOPICS_DIR: &str = "topics";
+/// Holds a directory a shard.
+pub const JOURNAL_DIR: &str = "journal";
+
+/// A directory at rest.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Whose it is.
+    pub identity: Identity,
+    /// All topics.
+    pub image: Image,
+    /// An empty journal for each shard.
+    pub journals: Vec<Retired>,
+}
+
+/// Why the directory could not be brought to rest; nothing acknowledged is lost by it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not this broker's.
+    #[error("{0}")]
+    Identity(#[from] identity::Error),
+    /// The metadata.
+    #[error("{0}")]
+    Metadata(#[from] metadata_log::Error),
+    /// A journal.
+    #[error("{0}")]
+    Journal(#[from] ReplayError),
+    /// A partition.
+    #[error("{0}")]
+    Log(#[from] log::Error),
+    /// A partition whose journaled records cannot be joined to its segment.
+    #[error(
+        "{partition} cannot be recovered: {error}; its journaled records are kept: restore the file \
+         from a backup, or move the partition's directory away, and start again"
+    )]
+    Partition {
+        /// Its directory name.
+        partition: String,
+        /// What is wrong.
+        error: log::Error,
+    },
+    /// The file system.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Brings the data directory of `config` to rest for `shard_count` shards.
+pub async fn run(
+    config: &BrokerConfig,
+    settings: &ShardSettings,
+    shard_count: u16,
+) -> Result<Recovered, Error> {
+    let data_dir = &config.data_dir;
+    let known = Identity::load(data_dir, config.node_id).await?;
+    let is_new = known.is_none();
+    let mut identity = known.unwrap_or_else(|| Identity {
+        format_version: FORMAT_VERSION,
+        cluster_id: config.cluster_id.clone().unwrap_or_else(fresh_cluster_id),
+        node_id: config.node_id,
+        shard_count,
+    });
+    if is_new {
+        identity.store(data_dir).await?;
+    }
+    rt::fs::create_dir_all(data_dir.join(TOPICS_DIR)).await?;
+    let (mut metadata, image) = MetadataLog::open(&data_dir.join(METADATA_DIR)).await?;
+    let image = tidy_topics(data_dir, &mut metadata, image).await?;
+    let journals = replay(config, settings, &image, shard_count).await?;
+    let image = clear_tombstones(&mut metadata, image).await?;
+    if identity.shard_count != shard_count {
+        identity.shard_count = shard_count;
+        identity.store(data_dir).await?;
+    }
+    Ok(Recovered {
+        identity,
+        image,
+        journals,
+    })
+}
+
+fn fresh_cluster_id() -> String {
+    let uuid = uuid::Builder::from_random_bytes(rt::random_bytes16()).into_uuid();
+    TopicId::from(uuid).to_string()
+}
+
+async fn append(
+    metadata: &mut MetadataLog,
+    image: Image,
+    records: &[Record],
+) -> Result<Image, Error> {
+    if records.is_empty() {
+        return Ok(image);
+    }
+    let path = PathBuf::from(METADATA_DIR);
+    let next = image
+        .apply(records)
+        .map_err(|source| metadata_log::Error::Inconsistent { path, source })?;
+    metadata.append(records, &next).await?;
+    Ok(next)
+}
+
+/// Every journal is empty now, so nothing of a deleted topic can come back.
+async fn clear_tombstones(metadata: &mut MetadataLog, image: Image) -> Result<Image, Error> {
+    if !image.has_tombstones() {
+        return Ok(image);
+    }
+    append(metadata, image, &[Record::TombstonesCleared]).await
+}
+
+// ---------------------------------------------------------------------- directories
+
+/// A directory named like a partition.
+struct Found {
+    path: PathBuf,
+    topic: String,
+    partition: i32,
+    id: Option<TopicId>,
+}
+
+/// Removes what deleted topics left behind, and adopts partitions that were copied here from a
+/// Kafka data directory.
+async fn tidy_topics(
+    data_dir: &Path,
+    metadata: &mut MetadataLog,
+    image: Image,
+) -> Result<Image, Error> {
+    let root = data_dir.join(TOPICS_DIR);
+    let mut foreign: Vec<Found> = Vec::new();
+    for entry in rt::fs::read_dir(&root)
+        .await?
+        .into_iter()
+        .filter(|entry| entry.is_dir)
+    {
+        let path = root.join(&entry.name);
+        let Some(name) = entry.name.to_str() else {
+            continue;
+        };
+        if name.ends_with(SET_ASIDE_SUFFIX) {
+            rt::fs::remove_dir_all(&path).await?;
+            continue;
+        }
+        let Some((topic, partition)) = split_name(name) else {
+            tracing::warn!(directory = %path.display(), "not a partition: left alone");
+            continue;
+        };
+        let id = topic_id(&path).await?;
+        if id.is_some_and(|id| image.is_tombstoned(id)) {
+            rt::fs::remove_dir_all(&path).await?;
+            continue;
+        }
+        let is_known = image.topic(topic).is_some_and(|known| {
+            id.is_none_or(|id| id == known.id) && partition < known.partition_count
+        });
+        if !is_known {
+            foreign.push(Found {
+                topic: topic.to_owned(),
+                partition,
+                id,
+                path,
+            });
+        }
+    }
+    adopt(metadata, image, foreign).await
+}
+
+/// `orders-7` is partition 7 of `orders`.
+fn split_name(name: &str) -> Option<(&str, i32)> {
+    let (topic, partition) = name.rsplit_once('-')?;
+    let partition: i32 = partition.parse().ok().filter(|p| *p >= 0)?;
+    topic_name::check_topic_name(topic).ok()?;
+    Some((topic, partition))
+}
+
+async fn topic_id(directory: &Path) -> Result<Option<TopicId>, Error> {
+    let path = directory.join(partition_metadata::FILE_NAME);
+    if !rt::fs::exists(&path).await? {
+        return Ok(None);
+    }
+    let bytes = rt::fs::read(&path).await?;
+    let text = std::str::from_utf8(&bytes).ok();
+    Ok(text.and_then(|text| partition_metadata::decode(text).ok()))
+}
+
+/// Makes topics of directories that no record knows. Partitions that are missing in between will be
+/// empty; a directory that contradicts a known topic is left alone.
+async fn adopt(
+    metadata: &mut MetadataLog,
+    image: Image,
+    foreign: Vec<Found>,
+) -> Result<Image, Error> {
+    let mut records = Vec::new();
+    let mut names: Vec<&str> = foreign.iter().map(|found| found.topic.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let parts: Vec<&Found> = foreign.iter().filter(|found| found.topic == name).collect();
+        if let Some(known) = image.topic(name) {
+            for found in parts {
+                tracing::warn!(directory = %found.path.display(), topic = %known.name,
+                    "belongs to another topic of that name or is beyond its partitions: left alone");
+            }
+            continue;
+        }
+        let id = parts
+            .iter()
+            .find_map(|found| found.id)
+            .unwrap_or_else(fresh_topic_id);
+        let last = parts.iter().map(|found| found.partition).max().unwrap_or(0);
+        let topic = Topic {
+            id,
+            name: name.into(),
+            partition_count: last.saturating_add(1),
+            leader_epoch: 0,
+            overrides: TopicOverrides::default(),
+        };
+        tracing::info!(topic = name, partitions = topic.partition_count, "adopted");
+        records.push(controller::creation(&topic));
+    }
+    append(metadata, image, &records).await
+}
+
+/// A random topic id whose text no command line takes for a flag.
+pub(crate) fn fresh_topic_id() -> TopicId {
+    loop {
+        let uuid = uuid::Builder::from_random_bytes(rt::random_bytes16()).into_uuid();
+        let id = TopicId::from(uuid);
+        if !id.is_reserved() && !id.to_string().starts_with('-') {
+            return id;
+        }
+    }
+}
+
+// ---------------------------------------------------------------------- journals
+
+/// Replays the journals of all shards of the last run, flushes, and retires them.
+async fn replay(
+    config: &BrokerConfig,
+    settings: &ShardSettings,
+    image: &Image,
+    shard_count: u16,
+) -> Result<Vec<Retired>, Error> {
+    let root = config.data_dir.join(JOURNAL_DIR);
+    let mut recovery = Recovery::new(&config.data_dir, limits(settings));
+    for topic in image.topics() {
+        let topic_config = TopicConfig::resolve(config, &topic.overrides);
+        for id in topic.partitions() {
+            let dir = partition_dir(&config.data_dir, topic, id);
+            recovery.add(id, dir, log_settings(&topic_config));
+        }
+    }
+    let mut replays = Vec::new();
+    for index in 0..shard_count.max(last_run_shards(&root).await?) {
+        let mut replay = Replay::open(&shard_dir(&root, index)).await?;
+        for record in replay.partitions() {
+            if !image.is_tombstoned(record.topic_partition.topic) {
+                recovery.set_record(record.topic_partition, &record.record)?;
+            }
+        }
+        let mut entries = 0u64;
+        while let Some(found) = replay.next_entry().await? {
+            if !image.is_tombstoned(found.entry.topic_partition.topic) {
+                recovery.apply(found.entry).await?;
+                entries += 1;
+            }
+            rt::yield_if_needed().await;
+        }
+        if entries > 0 {
+            tracing::info!(shard = index, entries, end = ?replay.end(), "journal replayed");
+        }
+        replays.push(replay);
+    }
+    for partition in recovery.finish().await? {
+        if let Err(error) = partition.outcome {
+            let partition = name_of(image, partition.topic_partition);
+            return Err(Error::Partition { partition, error });
+        }
+    }
+    // From here on the segments hold everything: the journals may be given up.
+    let mut journals = Vec::new();
+    for (index, replay) in (0u16..).zip(replays) {
+        if index < shard_count {
+            journals.push(replay.retire(Vec::new()).await?);
+        } else {
+            replay.remove().await?;
+        }
+    }
+    Ok(journals)
+}
+
+fn limits(settings: &ShardSettings) -> RecoveryLimits {
+    let memory_bytes = usize::try_from(settings.pools.tail_bytes).unwrap_or(usize::MAX);
+    RecoveryLimits {
+        memory_bytes,
+        ..RecoveryLimits::default()
+    }
+}
+
+fn name_of(image: &Image, id: TopicPartition) -> String {
+    let topic: Option<&Arc<Topic>> = image.topic_by_id(id.topic);
+    let name = topic.map_or_else(|| id.topic.to_string(), |topic| topic.name.to_string());
+    format!("{name}-{}", id.partition.0)
+}
+
+fn shard_dir(root: &Path, index: u16) -> PathBuf {
+    root.join(format!("shard-{index:03}"))
+}
+
+/// One more than the highest shard that has a journal directory.
+async fn last_run_shards(root: &Path) -> Result<u16, Error> {
+    rt::fs::create_dir_all(root).await?;
+    let indexes = rt::fs::read_dir(root)
+        .await?
+        .into_iter()
+        .filter_map(|entry| {
+            entry
+                .name
+                .to_str()?
+                .strip_prefix("shard-")?
+                .parse::<u16>()
+                .ok()
+        });
+    Ok(indexes.max().map_or(0, |index| index + 1))
+}
+
+/// Directory of a partition.
+pub(crate) fn partition_dir(data_dir: &Path, topic: &Topic, id: TopicPartition) -> PathBuf {
+    let PartitionIndex(index) = id.partition;
+    data_dir
+        .join(TOPICS_DIR)
+        .join(format!("{}-{index}", topic.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_directory_is_a_topic_name_and_a_number() {
+        assert_eq!(split_name("orders-7"), Some(("orders", 7)));
+        assert_eq!(split_name("a-b-0"), Some(("a-b", 0)));
+        for other in [
+            "orders",
+            "orders-",
+            "orders--1",
+            "-1",
+            "or ders-1",
+            "lost+found",
+        ] {
+            assert_eq!(split_name(other), None, "{other}");
+        }
+    }
+}
