@@ -25,6 +25,8 @@ pub const RETRY_TIME: Duration = Duration::from_secs(30);
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 const METADATA_VERSION_MAX: i16 = 12;
+/// The first version that can say "do not create".
+const AUTO_CREATE_VERSION: i16 = 4;
 const FIND_COORDINATOR_VERSION_MAX: i16 = 3;
 
 /// A broker's number.
@@ -129,10 +131,14 @@ impl Client {
                 })
                 .collect()
         });
+        let connection = self.any()?;
+        // before version 4 every request creates what is missing, if the broker does that at all
+        let version = connection.version::<MetadataRequest>(METADATA_VERSION_MAX);
+        let is_old = version.is_some_and(|version| version < AUTO_CREATE_VERSION);
         let request = MetadataRequest::default()
             .with_topics(names)
-            .with_allow_auto_topic_creation(false);
-        let response = self.any()?.call(&request, METADATA_VERSION_MAX);
+            .with_allow_auto_topic_creation(is_old);
+        let response = connection.call(&request, METADATA_VERSION_MAX);
         let response = response.inspect_err(|_| self.first = None)?;
         for broker in &response.brokers {
             let port = u16::try_from(broker.port).unwrap_or(0);

@@ -59,10 +59,17 @@ impl Connection {
         let request = ApiVersionsRequest::default()
             .with_client_software_name(StrBytes::from_static_str("corelog"))
             .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
-        let mut response = self.exchange(&request, API_VERSIONS_VERSION, true, Duration::ZERO)?;
-        if response.error_code == UNSUPPORTED_VERSION {
-            response = self.exchange(&request, 0, true, Duration::ZERO)?;
-        }
+        let newest = self.exchange(&request, API_VERSIONS_VERSION, true, Duration::ZERO);
+        let response = match newest {
+            // an older broker says so, or answers in a form of its own
+            Ok(ref answer) if answer.error_code == UNSUPPORTED_VERSION => None,
+            Err(Error::Malformed { .. }) => None,
+            other => Some(other?),
+        };
+        let response = match response {
+            Some(response) => response,
+            None => self.exchange(&request, 0, true, Duration::ZERO)?,
+        };
         Error::check(
             || format!("ApiVersions at {}", self.address),
             response.error_code,
@@ -166,14 +173,14 @@ impl Connection {
         let encoded = header
             .encode(&mut frame, R::header_version(version))
             .and_then(|()| request.encode(&mut frame, version));
-        let too_large = |reason: String| Error::Malformed {
+        let unsendable = |reason: String| Error::Unsendable {
             address: self.address.clone(),
             api: api_name(R::KEY),
             reason,
         };
-        encoded.map_err(|error| too_large(format!("the request cannot be encoded: {error}")))?;
+        encoded.map_err(|error| unsendable(error.to_string()))?;
         let length = i32::try_from(frame.len() - 4)
-            .map_err(|_| too_large("the request is larger than 2 GiB".to_owned()))?;
+            .map_err(|_| unsendable("it is larger than 2 GiB".to_owned()))?;
         frame[..4].copy_from_slice(&length.to_be_bytes());
         Ok((frame, correlation_id))
     }

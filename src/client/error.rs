@@ -42,6 +42,16 @@ pub enum Error {
         /// The request.
         api: String,
     },
+    /// The versions that the broker serves, or the request's size, do not allow what was asked.
+    #[error("{api} cannot be sent to {address}: {reason}")]
+    Unsendable {
+        /// The broker.
+        address: String,
+        /// The request.
+        api: String,
+        /// Why not.
+        reason: String,
+    },
     /// The answer cannot be read.
     #[error("{address} sent an answer to {api} that cannot be read: {reason}")]
     Malformed {
@@ -95,7 +105,10 @@ impl Error {
                 ErrorCode::from_code(*code).is_some_and(ErrorCode::is_retriable)
             }
             Self::Disconnected { .. } | Self::TimedOut { .. } | Self::NoLeader { .. } => true,
-            Self::Unreachable { .. } | Self::Unsupported { .. } | Self::Malformed { .. } => false,
+            Self::Unreachable { .. }
+            | Self::Unsupported { .. }
+            | Self::Unsendable { .. }
+            | Self::Malformed { .. } => false,
         }
     }
 

@@ -9,11 +9,13 @@ use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{
     DeleteGroupsRequest, DescribeGroupsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
     OffsetFetchRequest,
 };
 
+use super::assignor::Partitions;
 use super::cluster::Client;
 use super::connection::Connection;
 use super::error::Error;
@@ -90,11 +92,23 @@ pub fn delete(client: &mut Client, name: &str) -> Result<(), Error> {
     })
 }
 
-/// Every committed offset of a group.
-pub fn committed(client: &mut Client, name: &str) -> Result<CommittedOffsets, Error> {
+/// Committed offsets of a group: of these partitions by topic, or (`None`) all.
+pub fn committed(
+    client: &mut Client,
+    name: &str,
+    wanted: Option<&Partitions>,
+) -> Result<CommittedOffsets, Error> {
+    let topics = wanted.map(|wanted| {
+        let topics = wanted.iter().map(|(name, partitions)| {
+            OffsetFetchRequestTopic::default()
+                .with_name(topic(name))
+                .with_partition_indexes(partitions.clone())
+        });
+        topics.collect()
+    });
     let request = OffsetFetchRequest::default()
         .with_group_id(group_id(name))
-        .with_topics(None);
+        .with_topics(topics);
     client.retry_at_coordinator(name, |connection| {
         let response = connection.call(&request, 7)?;
         let what = || format!("offsets of group `{name}`");

@@ -176,8 +176,8 @@ impl<'a> Producer<'a> {
     pub fn flush(&mut self) -> Result<(), Error> {
         let mut waiting = BTreeMap::new();
         for (partition, batch) in std::mem::take(&mut self.batches) {
-            let built = batch.try_build().map_err(|error| Error::Malformed {
-                address: "this client".to_owned(),
+            let built = batch.try_build().map_err(|error| Error::Unsendable {
+                address: "a broker".to_owned(),
                 api: "Produce".to_owned(),
                 reason: error.to_string(),
             })?;

@@ -201,7 +201,7 @@ fn one_generation(
         } else {
             OffsetAt::Latest
         };
-        let committed = groups::committed(client, group)?;
+        let committed = groups::committed(client, group, Some(&assigned))?;
         let fallbacks = topics::offsets(client, &topic, &indexes, fallback)?;
         for index in indexes {
             let key = (arguments.topic.clone(), index);

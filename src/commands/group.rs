@@ -97,7 +97,7 @@ impl PartitionRow {
 
 fn describe(client: &mut Client, name: &str) -> Result<Described, Failure> {
     let group = groups::describe(client, name)?;
-    let committed = groups::committed(client, name)?;
+    let committed = groups::committed(client, name, None)?;
     if &*group.group_state == "Dead" && committed.is_empty() {
         return Err(Failure::Failed(format!(
             "group `{name}`: there is no such group"
@@ -286,7 +286,7 @@ fn reset_offsets(arguments: &ResetArguments) -> Result<(), Failure> {
             "group `{name}` is {state} with {members} members: stop them before its offsets are set"
         )));
     }
-    let committed = groups::committed(&mut client, name)?;
+    let committed = groups::committed(&mut client, name, None)?;
     let mut selections = arguments.topic.clone();
     if selections.is_empty() {
         let topics: BTreeSet<&String> = committed.keys().map(|(topic, _)| topic).collect();
