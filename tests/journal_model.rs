@@ -370,3 +370,37 @@ fn every_completed_entry_is_replayed_in_order_whatever_the_power_does() {
     println!("{count} seeds, {crashes} power failures, {restarts} recoveries, {entries} entries");
     assert!(crashes > count, "the power hardly ever failed");
 }
+
+#[test]
+fn power_failure_at_every_change_of_two_lives_loses_nothing() {
+    let mut failures = 0;
+    for mode in [CrashMode::Lose, CrashMode::Keep, CrashMode::Torn] {
+        let mut changes = 1;
+        let seed = 11;
+        loop {
+            let disk = new_disk(seed);
+            let model = Shared::default();
+            // one life that is cut somewhere, so that the second one has something to recover
+            disk.crash_after(120);
+            let first = Sim::with_disk(seed, disk.clone());
+            assert!(
+                first
+                    .run_until_crash(live(model.clone(), seed, 200))
+                    .is_none()
+            );
+            disk.crash(mode);
+            disk.crash_after(changes);
+            let second = Sim::with_disk(seed + 1, disk.clone());
+            let ended = second.run_until_crash(live(model.clone(), seed, 60));
+            disk.crash(mode);
+            Sim::with_disk(seed + 2, disk.clone()).run(live(model.clone(), seed, 20));
+            if ended.is_some() {
+                break;
+            }
+            failures += 1;
+            changes += 1;
+        }
+    }
+    println!("{failures} power failures, one at every change");
+    assert!(failures > 100, "{failures} changes only");
+}
