@@ -153,9 +153,13 @@ mod tests {
                 "{ring_mib} MiB"
             );
             assert!(config.payload_bytes_max() > 1_048_588);
-            JournalConfig::for_ring(ring_mib * MIB, 1000).check().expect("accepted");
+            JournalConfig::for_ring(ring_mib * MIB, 1000)
+                .check()
+                .expect("accepted");
         }
-        JournalConfig::for_ring(2 * MIB, 1000).check().expect("accepted");
+        JournalConfig::for_ring(2 * MIB, 1000)
+            .check()
+            .expect("accepted");
         JournalConfig::default().check().expect("accepted");
     }
 
