@@ -12,14 +12,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::codec::CodecError;
 use super::commits::Writing;
 use super::input_barrier::InputBarrier;
 use super::offsets_log::{OffsetsLog, OffsetsLogError};
 use super::offsets_partition::Step;
-use super::record::EncodedRecord;
+use super::record;
 use super::replay::{Replay, ReplayError};
 use super::requests::{
     CommitRequest, CommitResponse, DeleteOffsetsRequest, DeleteOffsetsResponse, DescribeResponse,
@@ -30,7 +28,6 @@ use super::requests::{
 use super::roster::{Output, Roster, RosterStats, Writer};
 use super::settings::GroupSettings;
 use super::turn::{Moment, Now};
-use crate::model::batch_builder::BatchBuilder;
 use crate::model::error_code::ErrorCode;
 use crate::model::offset::Offset;
 use crate::rt::sync::{Notify, oneshot};
@@ -490,7 +487,7 @@ async fn write(shared: Rc<Shared>, writer: Writer) {
             Step::Rest => return,
             Step::Append(records) => {
                 let count = i64::try_from(records.len()).unwrap_or(i64::MAX);
-                let batch = batch_of(&records);
+                let batch = record::encode_batch(&records, rt::unix_ms());
                 let outcome = shared.log.append(writer.index, batch).await;
                 shared.note_log(writer.index, outcome.err());
                 let log_end = outcome.map(|base_offset| base_offset.plus(count));
@@ -508,15 +505,6 @@ async fn write(shared: Rc<Shared>, writer: Writer) {
         }
         shared.settle();
     }
-}
-
-fn batch_of(records: &[EncodedRecord]) -> Bytes {
-    let timestamp_ms = rt::unix_ms();
-    let mut builder = BatchBuilder::new();
-    for record in records {
-        builder.push(timestamp_ms, Some(&record.key), record.value.as_deref());
-    }
-    Bytes::from(builder.build())
 }
 
 /// What was accepted has failed after all.

@@ -383,7 +383,9 @@ mod tests {
             step in 1..400_u64,
         ) {
             let mut groups = Groups::default();
-            records.into_iter().for_each(|record| groups.apply(record));
+            for record in records {
+                groups.apply(record);
+            }
             let mut cursor = None;
             let mut walked = Vec::new();
             loop {
@@ -400,7 +402,9 @@ mod tests {
             records in prop::collection::vec(any_record(), 0..60),
         ) {
             let mut groups = Groups::default();
-            records.into_iter().for_each(|record| groups.apply(record));
+            for record in records {
+                groups.apply(record);
+            }
             let live = live(&groups);
             let bytes: usize = live
                 .iter()

@@ -11,7 +11,7 @@ use crate::model::error_code::ErrorCode;
 const INSTANCES: [&str; 2] = ["one", "two"];
 
 /// One event. Members are picked by number among those that the group has at that time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Event {
     Join {
         instance: Option<usize>,
@@ -203,7 +203,9 @@ fn run(events: Vec<Event>, initial_rebalance_delay_ms: u64, group_size_max: usiz
         assignments: 0,
         pending: Vec::new(),
     };
-    events.into_iter().for_each(|event| run.apply(event));
+    for event in events {
+        run.apply(event);
+    }
     run.finish();
 }
 

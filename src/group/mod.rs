@@ -45,3 +45,5 @@ mod view;
 mod bench;
 #[cfg(test)]
 mod interleaving_tests;
+#[cfg(test)]
+mod memory_log;

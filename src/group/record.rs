@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::codec::{self, CodecError, GroupValue, Key};
 use super::offsets::CommittedOffset;
+use crate::model::batch_builder::BatchBuilder;
 
 /// Bytes that a record takes in its batch beside key and value: lengths, deltas, attributes.
 const RECORD_OVERHEAD_BYTES: usize = 12;
@@ -150,6 +151,15 @@ impl GroupRecord {
             Key::Other { .. } => None,
         })
     }
+}
+
+/// One batch of these records.
+pub fn encode_batch(records: &[EncodedRecord], timestamp_ms: i64) -> Bytes {
+    let mut builder = BatchBuilder::new();
+    for record in records {
+        builder.push(timestamp_ms, Some(&record.key), record.value.as_deref());
+    }
+    Bytes::from(builder.build())
 }
 
 /// Bytes that a committed offset takes in the log, roughly.

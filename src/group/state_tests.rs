@@ -7,8 +7,8 @@ use super::*;
 use crate::group::requests::{JoinRequest, ListRequest, NO_GENERATION, Protocol};
 use crate::group::settings::GroupSettings;
 
-const SESSION: u64 = SESSION_MS as u64;
-const REBALANCE: u64 = REBALANCE_MS as u64;
+const SESSION: u64 = SESSION_MS.unsigned_abs() as u64;
+const REBALANCE: u64 = REBALANCE_MS.unsigned_abs() as u64;
 
 fn delayed(delay_ms: u64) -> Bench {
     let initial_rebalance_delay_ms = delay_ms;
