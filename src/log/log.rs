@@ -512,9 +512,13 @@ impl Log {
     /// Notes the number of the journal entry that `append` or `prepare` returned last.
     pub fn on_enqueued(&self, journal_entry: Position) {
         self.tail.borrow_mut().set_journal_entry(journal_entry);
+        let mut state = self.state.borrow_mut();
+        state.is_prepared = true;
+        state.is_changed = true;
     }
 
-    /// The journal made everything below `next_offset` durable.
+    /// The journal made everything below `next_offset` durable. Completions of entries before a
+    /// truncation are told before `truncate` is called.
     pub fn on_durable(&self, next_offset: Offset) {
         let mut state = self.state.borrow_mut();
         state.offsets.durable_end = state.offsets.durable_end.max(next_offset);

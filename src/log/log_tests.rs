@@ -68,6 +68,10 @@ fn new_batch(builder: &BatchBuilder) -> NewBatch {
 /// Appends and declares it durable; returns the entries that the journal would hold.
 async fn append(log: &Log, builder: &BatchBuilder) -> Vec<Entry> {
     let mut entries: Vec<Entry> = log.prepare().await.unwrap().into_iter().collect();
+    if !entries.is_empty() {
+        assert!(!log.is_prepared(), "until the journal has it");
+        log.on_enqueued(Position(0));
+    }
     let appended = log
         .append(new_batch(builder), LeaderEpoch(3), 1000)
         .unwrap();

@@ -146,7 +146,8 @@ impl Log {
 
     /// Makes the log ready for appends after a start: brings the indexes and the last partial block of
     /// the active segment into memory. That block will be written again, so its bytes have to be in
-    /// the journal first: the returned entry goes there before any append; then `on_enqueued`.
+    /// the journal first: the returned entry goes there, then `on_enqueued`; until then the log is not
+    /// prepared, and calling again returns the entry again.
     ///
     /// Cancel: safe.
     pub async fn prepare(&self) -> Result<Option<Entry>, Error> {
@@ -159,11 +160,7 @@ impl Log {
         let (base, start, end) = {
             let state = self.state.borrow();
             let segment = state.oldest_open();
-            (
-                segment.base,
-                state.destaged.destaged_position,
-                segment.end_position,
-            )
+            (segment.base, state.destaged.destaged_position, segment.end_position)
         };
         if start == end {
             self.state.borrow_mut().is_prepared = true;
@@ -173,10 +170,7 @@ impl Log {
         let len = usize::try_from(end - start).unwrap_or(usize::MAX);
         let bytes = file.read_exact(start, len).await?;
         self.tail.borrow_mut().set_fragment(start, bytes);
-        let mut state = self.state.borrow_mut();
-        state.is_prepared = true;
-        state.is_changed = true;
-        Ok(Some(self.carry_entry(&state, start)))
+        Ok(Some(self.carry_entry(&self.state.borrow(), start)))
     }
 
     /// The oldest open segment's file, for reading.
