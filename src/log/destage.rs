@@ -57,7 +57,7 @@ struct Run {
 impl Log {
     /// Bytes that `destage` would write now.
     pub fn destageable_bytes(&self) -> u64 {
-        self.next_run().map_or(0, |run| run.end - run.start)
+        self.next_run(false).map_or(0, |run| run.end - run.start)
     }
 
     /// Writes everything durable that fills whole blocks, and seals what was rolled.
@@ -78,7 +78,8 @@ impl Log {
 
     async fn destage_runs(&self) -> Result<Destaged, Error> {
         let mut done = Destaged::default();
-        while let Some(run) = self.next_run() {
+        // what a block's end cuts stays in memory whole, unless memory is short
+        while let Some(run) = self.next_run(!self.context.tail_budget().has_room()) {
             self.load_indexer().await?;
             self.write_run(&run).await?;
             done.written_bytes += run.end - run.start;
@@ -90,7 +91,9 @@ impl Log {
         Ok(done)
     }
 
-    fn next_run(&self) -> Option<Run> {
+    /// With `settles`, the last partial block is written as well, padded: its batches may leave memory
+    /// then. It will be written again, and the journal keeps its bytes until it was.
+    fn next_run(&self, settles: bool) -> Option<Run> {
         let state = self.state.borrow();
         let segment = state.oldest_open();
         let start = state.destaged.destaged_position;
@@ -107,7 +110,8 @@ impl Log {
             .tail
             .borrow()
             .end_position_at(segment.base, state.offsets.durable_end)?;
-        let end = align_down(durable);
+        let aligned = align_down(durable);
+        let end = if settles { durable } else { aligned };
         (end > start).then_some(Run {
             base: segment.base,
             start,
@@ -147,20 +151,29 @@ impl Log {
             self.state.borrow_mut().oldest_open_mut().is_created = true;
         }
         if end > allocated_end {
+            self.release_preallocation();
             let wanted = end.clamp(PREALLOCATION_BYTES_MIN, PREALLOCATION_BYTES_MAX);
-            let ahead = align_down(self.context.take_preallocation(wanted));
-            let until = align_up(end) + ahead;
+            let ahead = self.context.take_preallocation(wanted);
+            let until = align_up(end + ahead);
+            let reserved = file.allocate(allocated_end, until - allocated_end).await;
+            let mut state = self.state.borrow_mut();
+            let segment = state.oldest_open_mut();
+            segment.preallocated_bytes = ahead;
             // without room for more than the data itself, the write says so
-            if file
-                .allocate(allocated_end, until - allocated_end)
-                .await
-                .is_ok()
-            {
-                self.state.borrow_mut().oldest_open_mut().allocated_end = until;
-            }
-            self.context.give_preallocation(ahead);
+            segment.allocated_end = if reserved.is_ok() {
+                until
+            } else {
+                allocated_end
+            };
         }
         Ok(file)
+    }
+
+    /// Gives the shard's budget back what the oldest open segment had reserved.
+    pub(super) fn release_preallocation(&self) {
+        let mut state = self.state.borrow_mut();
+        let bytes = std::mem::take(&mut state.oldest_open_mut().preallocated_bytes);
+        self.context.give_preallocation(bytes);
     }
 
     async fn write_blocks(&self, file: &File, run: &Run) -> Result<(), Error> {
@@ -274,12 +287,16 @@ impl Log {
                 state.destaged.next_offset,
                 state.offsets.durable_end
             );
-            state.destaged.destaged_position = run.end;
+            state.destaged.destaged_position = if run.seals {
+                run.end
+            } else {
+                align_down(run.end)
+            };
             state.refresh_destaged_end();
             state.offsets.assert_ordered();
             state.is_changed = true;
         }
-        Tail::on_destaged(&self.tail, run.base, run.end);
+        Tail::on_destaged(&self.tail, run.base, run.end, !run.seals);
     }
 
     /// Closes the oldest open segment, all of whose bytes are in its file, for good.
@@ -329,6 +346,7 @@ impl Log {
         file.truncate(size).await?;
         file.fdatasync().await?;
         drop(file);
+        self.release_preallocation();
         write_indexes(&self.dir, base, indexer).await?;
         self.context.close(self.key(base)).await
     }
@@ -483,7 +501,7 @@ pub const CARRY_BYTES_MAX: u64 = 64 << 10;
 
 /// Chooses which logs to destage: those with enough for a large write; with the ring more than half
 /// full, the quarter of them that pins its oldest entries; with the tail memory used up, those that
-/// hold most. Pure.
+/// hold most of it. Pure.
 pub fn choose(facts: &[DestageFacts], pressure: Pressure) -> Vec<(usize, DestageAction)> {
     let mut chosen: Vec<Option<DestageAction>> = facts
         .iter()
@@ -519,13 +537,9 @@ pub fn choose(facts: &[DestageFacts], pressure: Pressure) -> Vec<(usize, Destage
         }
     }
     if pressure.is_tail_full {
-        let largest = facts
-            .iter()
-            .map(|log| log.destageable_bytes)
-            .max()
-            .unwrap_or(0);
+        let largest = facts.iter().map(|log| log.undestaged_bytes).max();
         for (log, choice) in facts.iter().zip(&mut chosen) {
-            if log.destageable_bytes > 0 && log.destageable_bytes >= largest / 2 {
+            if log.undestaged_bytes > 0 && log.undestaged_bytes >= largest.unwrap_or(0) / 2 {
                 *choice = Some(DestageAction::Destage);
             }
         }

@@ -95,6 +95,8 @@ pub(super) struct OpenSegment {
     pub(super) is_created: bool,
     /// Disk space is reserved up to here.
     pub(super) allocated_end: FilePosition,
+    /// What of it was taken from the shard's budget for space ahead of the data.
+    pub(super) preallocated_bytes: u64,
 }
 
 impl OpenSegment {
@@ -110,6 +112,7 @@ impl OpenSegment {
             indexer: Some(Indexer::new(base, settings.index_interval_bytes)),
             is_created: false,
             allocated_end: 0,
+            preallocated_bytes: 0,
         }
     }
 
@@ -126,6 +129,7 @@ impl OpenSegment {
             indexer: None,
             is_created,
             allocated_end: checkpoint.end_position,
+            preallocated_bytes: 0,
         }
     }
 
@@ -627,6 +631,12 @@ impl Log {
 
     pub(super) fn path(&self, base: Offset, kind: FileKind) -> PathBuf {
         self.dir.join(file_name(base, kind))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.release_preallocation();
     }
 }
 

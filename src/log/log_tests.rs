@@ -223,8 +223,13 @@ fn evicted_batches_are_read_from_the_open_segment_byte_for_byte() {
             .unwrap();
         let entries = fill(&log, 60).await;
         log.destage().await.unwrap();
-        assert!(log.tail.borrow().first_offset().unwrap() > Offset::new(400));
-        assert!(context.tail_budget().used_bytes() < 15_000);
+        assert!(
+            log.tail
+                .borrow()
+                .first_offset()
+                .is_none_or(|first| first > Offset::new(400))
+        );
+        assert!(context.tail_budget().used_bytes() < 10_000);
         let all: Vec<u8> = entries
             .into_iter()
             .flat_map(|entry| entry.payload.into_bytes().to_vec())

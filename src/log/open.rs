@@ -160,7 +160,11 @@ impl Log {
         let (base, start, end) = {
             let state = self.state.borrow();
             let segment = state.oldest_open();
-            (segment.base, state.destaged.destaged_position, segment.end_position)
+            (
+                segment.base,
+                state.destaged.destaged_position,
+                segment.end_position,
+            )
         };
         if start == end {
             self.state.borrow_mut().is_prepared = true;
@@ -169,7 +173,7 @@ impl Log {
         let file = self.open_segment_file(base).await?;
         let len = usize::try_from(end - start).unwrap_or(usize::MAX);
         let bytes = file.read_exact(start, len).await?;
-        self.tail.borrow_mut().set_fragment(start, bytes);
+        self.tail.borrow_mut().set_fragment(start, bytes, None);
         Ok(Some(self.carry_entry(&self.state.borrow(), start)))
     }
 

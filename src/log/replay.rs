@@ -8,7 +8,9 @@
 //! `partition.state`, else empty. An entry may be older than the base: bytes below the base's destaged
 //! position are skipped, and so are batches below its end. A truncation that is in the base already
 //! takes everything back to the base, because the entries before it may have been of the cut-off end;
-//! what followed it comes again behind it.
+//! what followed it comes again behind it. The journal frees its ring by coarse marks, so that entries
+//! from before the base may come with holes between them: only what joins counts, and a hole is an
+//! error only if nothing that follows makes good for it.
 
 use std::path::{Path, PathBuf};
 
@@ -49,7 +51,8 @@ pub(super) struct PartitionReplay {
     buffer_position: FilePosition,
     file: Option<File>,
     indexer: Option<Indexer>,
-    /// Why entries do not join what is there; forgiven by a truncation that is in the base.
+    /// Why entries do not join what is there; forgiven by carried bytes, and by a truncation that is in
+    /// the base.
     gap: Option<Error>,
     /// The base's segment lacks bytes that the base has: fine only if retention had removed it, so if
     /// its end, known once the log rolled, is at or below the log start.
@@ -136,7 +139,7 @@ impl PartitionReplay {
                 Ok(())
             }
             EntryKind::Truncate => self.truncate(&entry).await,
-            EntryKind::Append | EntryKind::Carry if self.gap.is_some() => Ok(()),
+            EntryKind::Append | EntryKind::Carry if self.is_cut_off(&entry) => Ok(()),
             EntryKind::Append | EntryKind::Carry => match self.write(entry).await {
                 Err(error @ Error::Corrupt { .. }) => {
                     self.gap = Some(error);
@@ -149,6 +152,18 @@ impl PartitionReplay {
             }),
             EntryKind::Delete => Ok(()),
         }
+    }
+
+    /// Whether entries are missing before this one. Carried bytes are everything that is in no segment,
+    /// so where they join, it does not matter what was missing: the ring before them had been freed.
+    fn is_cut_off(&mut self, entry: &Entry) -> bool {
+        let joins = entry.kind == EntryKind::Carry
+            && entry.segment_base == self.at.segment_base
+            && entry.file_position <= self.written_end;
+        if joins {
+            self.gap = None;
+        }
+        self.gap.is_some()
     }
 
     async fn write(&mut self, entry: Entry) -> Result<(), Error> {

@@ -7,8 +7,9 @@
 //! in positions. [tail-pinned] only destaged batches are evicted. [tail-charge] every batch is charged
 //! for the memory that it keeps alive until it leaves.
 //!
-//! Besides whole batches the tail may hold one *fragment*: the bytes of the last, partial block of a
-//! segment that a start found. The block will be written again, so the journal has to hold them too.
+//! Besides whole batches the tail may hold one *fragment*: the bytes of the last, partial block that a
+//! start found in the segment, or that was written because memory was short. The block will be written
+//! again, so the journal holds them too. Fragments are not charged: less than a block for each log.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 
+use super::checkpoint::align_down;
 use crate::journal::journal::Position;
 use crate::model::offset::{FilePosition, Offset};
 use crate::rt::sync::Notify;
@@ -55,7 +57,7 @@ impl TailBatch {
     }
 }
 
-/// The bytes between a block boundary and the first batch of this run.
+/// The bytes between a block boundary and the first batch that is in memory only.
 #[derive(Clone, Debug)]
 struct Fragment {
     position: FilePosition,
@@ -92,16 +94,18 @@ impl Tail {
         }))
     }
 
-    /// Keeps the partial last block of the segment that goes on.
-    pub fn set_fragment(&mut self, position: FilePosition, bytes: Bytes) {
-        assert!(
-            self.batches.len() == self.destaged,
-            "[tail-dense] a fragment comes first"
-        );
+    /// Keeps the partial last block of what the segment's file has. The journal holds it from entry
+    /// `journal_entry` on; none until it has been told.
+    pub fn set_fragment(
+        &mut self,
+        position: FilePosition,
+        bytes: Bytes,
+        journal_entry: Option<Position>,
+    ) {
         self.fragment = Some(Fragment {
             position,
             bytes,
-            journal_entry: None,
+            journal_entry,
         });
     }
 
@@ -212,14 +216,20 @@ impl Tail {
     }
 
     /// The segment's bytes below `position` are in its file: batches that end there may be evicted.
-    pub fn on_destaged(this: &Rc<RefCell<Self>>, base: Offset, position: FilePosition) {
+    /// Where `position` cuts a block that will be written again, `keeps_block` keeps its beginning.
+    pub fn on_destaged(
+        this: &Rc<RefCell<Self>>,
+        base: Offset,
+        position: FilePosition,
+        keeps_block: bool,
+    ) {
         let (budget, newest) = {
             let mut tail = this.borrow_mut();
-            if tail
-                .fragment
-                .as_ref()
-                .is_some_and(|part| part.end_position() <= position)
-            {
+            let pinned = tail.pinned_entry();
+            let block = align_down(position);
+            let rest = tail.parts(base, block, position).concat();
+            let fragment_end = tail.fragment.as_ref().map(Fragment::end_position);
+            if fragment_end.is_some_and(|end| end <= position) {
                 tail.fragment = None;
             }
             let mut newest = None;
@@ -230,6 +240,9 @@ impl Tail {
                 newest = Some(batch.next_offset);
                 tail.undestaged_bytes -= u64::try_from(batch.bytes.len()).unwrap_or(0);
                 tail.destaged += 1;
+            }
+            if keeps_block && !rest.is_empty() {
+                tail.set_fragment(block, Bytes::from(rest), pinned);
             }
             (Rc::clone(&tail.budget), newest)
         };
@@ -426,10 +439,10 @@ mod tests {
         assert!(!budget.has_room());
         budget.evict();
         assert_eq!(budget.used_bytes(), budget.limit_bytes());
-        Tail::on_destaged(&b, Offset::ZERO, 100);
+        Tail::on_destaged(&b, Offset::ZERO, 100, false);
         assert_eq!(b.borrow().first_offset(), None);
         assert!(budget.has_room());
-        Tail::on_destaged(&a, Offset::ZERO, 100);
+        Tail::on_destaged(&a, Offset::ZERO, 100, false);
         b.borrow_mut().push(batch(3, 0, 100, 100));
         budget.evict();
         assert_eq!(a.borrow().first_offset(), Some(Offset::new(2)));
@@ -441,7 +454,7 @@ mod tests {
     fn parts_cover_a_block_range_with_fragment_and_batches() {
         let tail = Tail::new(TailBudget::new(1 << 20));
         let mut tail = tail.borrow_mut();
-        tail.set_fragment(4096, Bytes::from_static(b"fragment"));
+        tail.set_fragment(4096, Bytes::from_static(b"fragment"), None);
         tail.push(batch(1, 0, 4104, 10));
         tail.push(batch(2, 0, 4114, 10));
         tail.push(batch(3, 9, 0, 10));
@@ -465,17 +478,43 @@ mod tests {
     fn oldest_needed_journal_entry_is_the_fragments_then_the_first_batchs() {
         let tail = Tail::new(TailBudget::new(1 << 20));
         tail.borrow_mut()
-            .set_fragment(0, Bytes::from_static(b"12345"));
+            .set_fragment(0, Bytes::from_static(b"12345"), None);
         tail.borrow_mut().set_journal_entry(Position(7));
         tail.borrow_mut().push(batch(1, 0, 5, 5));
         tail.borrow_mut().set_journal_entry(Position(8));
         assert_eq!(tail.borrow().pinned_entry(), Some(Position(7)));
-        Tail::on_destaged(&tail, Offset::ZERO, 5);
+        Tail::on_destaged(&tail, Offset::ZERO, 5, false);
         assert_eq!(tail.borrow().pinned_entry(), Some(Position(8)));
         tail.borrow_mut().set_carried(Position(20));
         assert_eq!(tail.borrow().pinned_entry(), Some(Position(20)));
-        Tail::on_destaged(&tail, Offset::ZERO, 10);
+        Tail::on_destaged(&tail, Offset::ZERO, 10, false);
         assert_eq!(tail.borrow().pinned_entry(), None);
+    }
+
+    #[test]
+    fn a_block_that_is_written_again_stays_and_pins_what_held_it() {
+        let tail = Tail::new(TailBudget::new(1 << 20));
+        tail.borrow_mut().push(batch(1, 0, 0, 4000));
+        tail.borrow_mut().set_journal_entry(Position(7));
+        tail.borrow_mut().push(batch(2, 0, 4000, 200));
+        tail.borrow_mut().set_journal_entry(Position(8));
+        Tail::on_destaged(&tail, Offset::ZERO, 4200, true);
+        assert_eq!(tail.borrow().undestaged_bytes(), 0);
+        assert_eq!(tail.borrow().pinned_entry(), Some(Position(7)));
+        assert_eq!(
+            tail.borrow().parts(Offset::ZERO, 4096, 9999).concat(),
+            [2; 104]
+        );
+        tail.borrow_mut().push(batch(3, 0, 4200, 4000));
+        assert_eq!(
+            tail.borrow().parts(Offset::ZERO, 4096, 4202).concat(),
+            [&[2; 104][..], &[3; 2]].concat()
+        );
+        Tail::on_destaged(&tail, Offset::ZERO, 8192, true);
+        assert_eq!(
+            tail.borrow().parts(Offset::ZERO, 0, 9999).concat(),
+            [3; 4000]
+        );
     }
 
     #[test]
@@ -486,7 +525,7 @@ mod tests {
             tail.borrow_mut()
                 .push(batch(offset, 0, u64::try_from(offset).unwrap() * 10, 10));
         }
-        Tail::on_destaged(&tail, Offset::ZERO, 30);
+        Tail::on_destaged(&tail, Offset::ZERO, 30, false);
         tail.borrow_mut().truncate_to(Offset::new(4));
         assert_eq!(
             offsets(tail.borrow().from_offset(Offset::new(1))),

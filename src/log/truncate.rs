@@ -155,6 +155,7 @@ impl Log {
     /// Part of what goes is in files: the segment of the cut is opened again, as after a start.
     async fn truncate_files(&self, truncation: &Truncation) -> Result<(), Error> {
         let (base, end) = (truncation.segment_base, truncation.position);
+        self.release_preallocation();
         let bases: Vec<Offset> = {
             let state = self.state.borrow();
             let sealed = state.sealed.iter().map(|segment| segment.base_offset);

@@ -1,0 +1,734 @@
+//! Logs over their journals against plain vectors, on the simulated disk: appends, duplicates, reads,
+//! lookups by time, rolls, destaging, carrying, checkpoints, truncations, log starts, clean stops, kills,
+//! power failures at any change (also inside recovery), and another number of shards after each of them.
+//!
+//! `SIM_SEED=n cargo test --test log_model` repeats one seed; `SIM_SEEDS=n` runs more of them.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use corelog::journal::Journal;
+use corelog::journal::checkpoint::PartitionCheckpoint;
+use corelog::journal::checkpoint_file::Retired;
+use corelog::journal::config::JournalConfig;
+use corelog::journal::entry::{Entry, EntryKind};
+use corelog::journal::journal::{Owner, Position};
+use corelog::journal::replay::Replay;
+use corelog::log::LogSettings;
+use corelog::log::context::{ContextLimits, LogContext};
+use corelog::log::destage::{CARRY_BYTES_MAX, DestageAction, DestageFacts, Pressure, choose};
+use corelog::log::log::{Log, NewBatch};
+use corelog::log::producer_state::Verdict;
+use corelog::log::recovery::{Recovery, RecoveryLimits};
+use corelog::model::batch_builder::BatchBuilder;
+use corelog::model::ids::{
+    LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition,
+};
+use corelog::model::offset::Offset;
+use corelog::model::record_batch::{BatchHeader, iter_batches};
+use corelog::rt::sim::{CrashMode, Sim, SimDisk};
+use corelog::rt::sync::{Notify, Semaphore};
+use corelog::rt::{Lane, fs, random_u64, sleep, spawn};
+
+const PARTITIONS: usize = 3;
+const LIVES: u64 = 6;
+
+fn journal_config() -> JournalConfig {
+    JournalConfig {
+        ring_bytes: 3 * 128 * 1024,
+        file_bytes: 128 * 1024,
+        first_file_bytes: 128 * 1024,
+        commit_bytes: 16 * 1024,
+        writes_in_flight: 3,
+        parallel_bytes_min: 6 * 1024,
+        commit_delay: Duration::ZERO,
+        queue_bytes_max: 64 * 1024,
+        idle_block_after: Duration::from_millis(50),
+    }
+}
+
+fn settings() -> LogSettings {
+    LogSettings {
+        segment_bytes: 30_000,
+        ..LogSettings::default()
+    }
+}
+
+fn limits() -> ContextLimits {
+    ContextLimits {
+        tail_bytes: 48 << 10,
+        open_files: 2,
+        index_bytes: 1 << 10,
+        preallocation_bytes: 1 << 20,
+        destage_bytes: 8 << 10,
+    }
+}
+
+fn id(partition: usize) -> TopicPartition {
+    let index = PartitionIndex(i32::try_from(partition).expect("small"));
+    TopicPartition::new(TopicId::from_bytes([3; 16]), index)
+}
+
+fn dir(partition: usize) -> PathBuf {
+    PathBuf::from(format!("/data/topics/t-{partition}"))
+}
+
+fn below(bound: u64) -> u64 {
+    random_u64() % bound
+}
+
+/// One appended batch, as it must be found again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Batch {
+    base: i64,
+    next: i64,
+    bytes: Bytes,
+    timestamps: Vec<i64>,
+}
+
+/// What must be true of one partition.
+#[derive(Debug, Default)]
+struct Model {
+    /// Everything appended, in order; from `durable_end` on it may be lost.
+    batches: Vec<Batch>,
+    durable_end: i64,
+    log_start: i64,
+    /// A log start that was asked for and may be in force.
+    log_start_asked: i64,
+    /// A truncation that was asked for and may be in force.
+    cut_asked: Option<i64>,
+    next_sequence: i32,
+}
+
+impl Model {
+    fn end(&self) -> i64 {
+        self.batches.last().map_or(0, |batch| batch.next)
+    }
+
+    fn cut(&mut self, end: i64) {
+        self.batches.retain(|batch| batch.next <= end);
+        self.durable_end = self.durable_end.min(end);
+        self.log_start_asked = self.log_start_asked.min(end);
+        self.cut_asked = None;
+        self.refresh_sequence();
+    }
+
+    fn refresh_sequence(&mut self) {
+        let headers = self
+            .batches
+            .iter()
+            .filter_map(|batch| BatchHeader::parse(&batch.bytes).ok());
+        let last = headers.filter(BatchHeader::has_producer_id).last();
+        self.next_sequence = last.map_or(0, |header| header.last_sequence() + 1);
+    }
+
+    /// Whether a log with these bytes may be there after a restart; takes it as the truth.
+    fn accept(&mut self, found_end: i64) -> bool {
+        let is_end = found_end == 0 || self.batches.iter().any(|batch| batch.next == found_end);
+        let was_cut = self.cut_asked == Some(found_end);
+        let is_allowed = is_end && (found_end >= self.durable_end || was_cut);
+        self.cut(found_end);
+        self.durable_end = found_end;
+        is_allowed
+    }
+}
+
+#[derive(Default)]
+struct World {
+    models: Vec<Model>,
+    appended: usize,
+    duplicates: usize,
+    truncations: usize,
+}
+
+type Shared = Rc<RefCell<World>>;
+
+/// One shard: its journal, its logs, and which control entries have become durable.
+struct Shard {
+    journal: Journal,
+    context: Rc<LogContext>,
+    logs: BTreeMap<usize, Rc<Log>>,
+    controls: RefCell<BTreeSet<Position>>,
+    pending: RefCell<BTreeSet<Position>>,
+    progress: Notify,
+    /// Pins, records and the file belong together: a checkpoint overtaken by another would free too much.
+    checkpointing: Semaphore,
+}
+
+impl Shard {
+    async fn enqueue(&self, partition: usize, entry: Entry, is_data: bool) -> Position {
+        let len = entry.payload.len();
+        let reservation = match is_data {
+            true => self.journal.reserve(len).await,
+            false => self.journal.reserve_control(len).await,
+        };
+        let owner = Owner(u64::try_from(partition).expect("small"));
+        let reservation = reservation.expect("the journal takes it");
+        self.journal
+            .enqueue(reservation, owner, entry)
+            .expect("the journal takes it")
+    }
+
+    /// Waits until a control entry and everything before it is durable and has been told.
+    async fn in_force(&self, position: Position) {
+        while !self.controls.borrow().contains(&position) {
+            self.progress.notified().await;
+        }
+    }
+}
+
+async fn tell_durable(shard: Rc<Shard>, world: Shared) {
+    while let Ok(completed) = shard.journal.next_completed().await {
+        for done in completed {
+            let partition = usize::try_from(done.owner.0).expect("small");
+            let log = &shard.logs[&partition];
+            log.on_durable(done.next_offset);
+            log.advance_high_watermark(log.offsets().durable_end);
+            let model = &mut world.borrow_mut().models[partition];
+            model.durable_end = model.durable_end.max(done.next_offset.get());
+            if matches!(done.kind, EntryKind::LogStart | EntryKind::Truncate) {
+                shard.controls.borrow_mut().insert(done.position);
+            }
+        }
+        shard.progress.notify_all();
+    }
+}
+
+async fn destage(shard: Rc<Shard>) {
+    loop {
+        sleep(Duration::from_millis(1 + below(20))).await;
+        let logs: Vec<(&usize, &Rc<Log>)> = shard.logs.iter().collect();
+        let facts: Vec<DestageFacts> = logs
+            .iter()
+            .map(|(_, log)| DestageFacts {
+                destageable_bytes: log.destageable_bytes(),
+                undestaged_bytes: log.undestaged_bytes(),
+                pinned_entry: log.pinned_entry(),
+            })
+            .collect();
+        let fill = if shard.journal.fill() > 0.5 { 900 } else { 0 };
+        let pressure = Pressure {
+            ring_fill_permille: fill,
+            is_tail_full: !shard.context.tail_budget().has_room(),
+            destage_bytes: 16 << 10,
+        };
+        for (index, action) in choose(&facts, pressure) {
+            let (partition, log) = logs[index];
+            let max = usize::try_from(CARRY_BYTES_MAX).expect("fits");
+            if action == DestageAction::Carry {
+                let reserved = shard.journal.reserve_control(max).await;
+                let Ok(reservation) = reserved else { return }; // the journal is being closed
+                if let Some(entry) = log.carry(max) {
+                    let owner = Owner(u64::try_from(*partition).expect("small"));
+                    let position = shard
+                        .journal
+                        .enqueue(reservation, owner, entry)
+                        .expect("taken");
+                    log.on_carried(position);
+                    continue;
+                }
+            }
+            log.destage().await.expect("the disk takes it");
+        }
+        if fill > 0 || below(4) == 0 {
+            checkpoint(&shard).await;
+        }
+    }
+}
+
+async fn checkpoint(shard: &Shard) {
+    let _only_one = shard.checkpointing.acquire(1).await;
+    let pins = shard.logs.values().filter_map(|log| log.pinned_entry());
+    let pending = shard.pending.borrow().first().copied();
+    let pin = pins
+        .chain(pending)
+        .fold(shard.journal.next_position(), Position::min);
+    let mut records = Vec::new();
+    for (partition, log) in &shard.logs {
+        if let Some(found) = log.checkpoint().await {
+            let record = Bytes::from(found.encode());
+            records.push(PartitionCheckpoint {
+                topic_partition: id(*partition),
+                record,
+            });
+        }
+    }
+    shard
+        .journal
+        .write_checkpoint(pin, records)
+        .await
+        .expect("the disk takes it");
+}
+
+/// Brings the directory to rest, whatever number of shards wrote it.
+async fn recover(shard_count: usize) -> Vec<Retired> {
+    let limits = RecoveryLimits {
+        memory_bytes: 20_000,
+        open_partitions: 2,
+    };
+    let mut recovery = Recovery::new("/data", limits);
+    for partition in 0..PARTITIONS {
+        recovery.add(id(partition), dir(partition), settings());
+    }
+    let mut replays = Vec::new();
+    for shard in 0..3 {
+        let path = PathBuf::from(format!("/data/journal/shard-{shard:03}"));
+        if shard >= shard_count && !fs::exists(&path).await.expect("looks") {
+            continue;
+        }
+        let mut replay = Replay::open(&path).await.expect("the journal is whole");
+        for found in replay.partitions() {
+            recovery
+                .set_record(found.topic_partition, &found.record)
+                .expect("a record");
+        }
+        while let Some(found) = replay.next_entry().await.expect("the journal is whole") {
+            recovery
+                .apply(found.entry)
+                .await
+                .expect("the disk takes it");
+        }
+        replays.push(replay);
+    }
+    for recovered in recovery.finish().await.expect("the disk takes it") {
+        recovered.outcome.expect("every partition can be recovered");
+    }
+    let mut retired = Vec::new();
+    for (shard, replay) in replays.into_iter().enumerate() {
+        if shard < shard_count {
+            retired.push(replay.retire(Vec::new()).await.expect("retires"));
+        } else {
+            replay.remove().await.expect("removes");
+        }
+    }
+    retired
+}
+
+async fn start(world: &Shared, shard_count: usize, salt: usize) -> Vec<Rc<Shard>> {
+    let mut shards = Vec::new();
+    for (number, retired) in recover(shard_count).await.into_iter().enumerate() {
+        let context = LogContext::new(limits());
+        let mut logs = BTreeMap::new();
+        for partition in (0..PARTITIONS).filter(|p| (p + salt) % shard_count == number) {
+            let log = Log::open(&context, dir(partition), id(partition), settings()).await;
+            let log = log.expect("a recovered directory opens");
+            verify(world, partition, &log).await;
+            logs.insert(partition, log);
+        }
+        let journal = Journal::open(retired, journal_config())
+            .await
+            .expect("opens");
+        let (controls, pending) = (RefCell::default(), RefCell::default());
+        let (progress, checkpointing) = (Notify::new(), Semaphore::new(1));
+        let shard = Rc::new(Shard {
+            journal,
+            context,
+            logs,
+            controls,
+            pending,
+            progress,
+            checkpointing,
+        });
+        spawn(
+            Lane::Commit,
+            "complete",
+            tell_durable(shard.clone(), world.clone()),
+        )
+        .detach();
+        spawn(Lane::Background, "destage", destage(shard.clone())).detach();
+        shards.push(shard);
+    }
+    shards
+}
+
+/// A freshly opened log holds what was durable, at most what was appended, and nothing else.
+async fn verify(world: &Shared, partition: usize, log: &Log) {
+    let offsets = log.offsets();
+    {
+        let model = &mut world.borrow_mut().models[partition];
+        let (end, start) = (offsets.log_end.get(), offsets.log_start.get());
+        let (durable, cut) = (model.durable_end, model.cut_asked);
+        assert!(
+            model.accept(end),
+            "partition {partition}: end {end}, durable {durable}, cut {cut:?}"
+        );
+        let is_start = start == model.log_start || start == model.log_start_asked.min(end);
+        assert!(is_start, "partition {partition}: start {start}: {model:?}");
+        (model.log_start, model.log_start_asked) = (start, start);
+    }
+    let mut total = 0;
+    for entry in fs::read_dir(dir(partition)).await.expect("lists") {
+        let name = entry.name.to_string_lossy().into_owned();
+        assert!(
+            !name.ends_with(".tmp") && !name.ends_with(".deleted"),
+            "{name}"
+        );
+        total += if name.ends_with(".log") { entry.len } else { 0 };
+    }
+    log.delete_retired().await.expect("deletes");
+    assert!(
+        total >= log.size_bytes(),
+        "partition {partition}: files have their exact lengths"
+    );
+    let mut from = offsets.log_start.get();
+    while from < offsets.log_end.get() {
+        from = read_from(
+            world,
+            partition,
+            log,
+            from,
+            1 + usize::try_from(below(20_000)).expect("fits"),
+        )
+        .await;
+    }
+    let model = &world.borrow().models[partition];
+    let newest = model
+        .batches
+        .iter()
+        .rev()
+        .map(|b| BatchHeader::parse(&b.bytes).expect("a batch"));
+    for header in newest.filter(BatchHeader::has_producer_id).take(5) {
+        let verdict = log.check_producer(&header);
+        assert!(
+            matches!(verdict, Ok(Verdict::Duplicate(found)) if found.base_offset() == header.base_offset),
+            "partition {partition}: {verdict:?} for {header:?}"
+        );
+    }
+}
+
+/// Reads once and compares; returns where the next read goes on.
+async fn read_from(world: &Shared, partition: usize, log: &Log, from: i64, max: usize) -> i64 {
+    let bound = log.offsets().high_watermark;
+    let plan = log
+        .read(Offset::new(from), max, bound, true)
+        .await
+        .expect("reads");
+    let bytes = plan.into_bytes().await.expect("reads");
+    let model = &world.borrow().models[partition];
+    let mut next = from;
+    for (number, found) in iter_batches(&bytes).enumerate() {
+        let (header, batch) = found.expect("whole batches");
+        let expected = model
+            .batches
+            .iter()
+            .find(|batch| batch.next > next)
+            .expect("a batch");
+        assert_eq!(batch, &expected.bytes, "partition {partition} from {from}");
+        assert!(header.next_offset() <= bound && (number > 0 || expected.base <= from));
+        next = expected.next;
+    }
+    assert!(
+        next > from || from >= bound.get(),
+        "partition {partition}: nothing at {from} of {bound}"
+    );
+    next
+}
+
+async fn append(world: &Shared, shard: &Shard, partition: usize) {
+    let log = &shard.logs[&partition];
+    shard.context.tail_budget().wait_for_room().await;
+    if let Some(entry) = log.prepare().await.expect("the disk gives it") {
+        let position = shard.enqueue(partition, entry, false).await;
+        log.on_enqueued(position);
+    }
+    let (end, sequence) = {
+        let model = &world.borrow().models[partition];
+        (model.end(), model.next_sequence)
+    };
+    let mut builder = BatchBuilder::new();
+    let is_idempotent = below(2) == 0;
+    if is_idempotent {
+        builder = builder.producer(ProducerId(5), ProducerEpoch(0), sequence);
+    }
+    let size = if below(10) == 0 {
+        below(5_000)
+    } else {
+        below(600)
+    };
+    let mut timestamps = Vec::new();
+    for _ in 0..=below(4) {
+        let timestamp = end * 10 + i64::try_from(below(40)).expect("fits");
+        timestamps.push(timestamp);
+        let value =
+            vec![u8::try_from(below(256)).expect("fits"); usize::try_from(size).expect("fits")];
+        builder.push(timestamp, None, Some(&value));
+    }
+    let new = NewBatch::own(BytesMut::from(&builder.build()[..])).expect("a batch");
+    let reservation = shard.journal.reserve(new.bytes.len()).await.expect("room");
+    assert_eq!(
+        log.check_producer(&new.header),
+        Ok(Verdict::Append),
+        "partition {partition}"
+    );
+    let count = timestamps.len();
+    let appended = log.append(new, LeaderEpoch(1), 1).expect("appends");
+    let bytes = appended.entry.payload.clone().into_bytes();
+    let owner = Owner(u64::try_from(partition).expect("small"));
+    let position = shard
+        .journal
+        .enqueue(reservation, owner, appended.entry)
+        .expect("taken");
+    log.on_enqueued(position);
+    let (base, next) = (appended.base_offset.get(), appended.next_offset.get());
+    let mut world = world.borrow_mut();
+    world.appended += 1;
+    let model = &mut world.models[partition];
+    assert_eq!(
+        (base, next),
+        (end, end + i64::try_from(count).expect("fits")),
+        "offsets are dense"
+    );
+    model.batches.push(Batch {
+        base,
+        next,
+        bytes,
+        timestamps,
+    });
+    if is_idempotent {
+        model.next_sequence = sequence + i32::try_from(count).expect("fits");
+    }
+}
+
+fn retry(world: &Shared, shard: &Shard, partition: usize) {
+    let mut world = world.borrow_mut();
+    let model = &world.models[partition];
+    let newest = model
+        .batches
+        .iter()
+        .rev()
+        .map(|b| BatchHeader::parse(&b.bytes).expect("a batch"));
+    let skip = usize::try_from(below(5)).expect("fits");
+    if let Some(header) = newest
+        .filter(BatchHeader::has_producer_id)
+        .take(5)
+        .nth(skip)
+    {
+        let verdict = shard.logs[&partition].check_producer(&header);
+        assert!(matches!(verdict, Ok(Verdict::Duplicate(_))), "{verdict:?}");
+        world.duplicates += 1;
+    }
+}
+
+async fn look_up(world: &Shared, shard: &Shard, partition: usize) {
+    let log = &shard.logs[&partition];
+    let (bound, start) = (log.offsets().high_watermark, log.offsets().log_start);
+    let wanted = i64::try_from(below(1 + bound.get().unsigned_abs() * 10)).expect("fits");
+    let found = log
+        .offset_for_timestamp(wanted, bound)
+        .await
+        .expect("looks up");
+    let model = &world.borrow().models[partition];
+    let records = model
+        .batches
+        .iter()
+        .filter(|batch| batch.next <= bound.get())
+        .flat_map(|batch| (batch.base..).zip(batch.timestamps.iter().copied()));
+    let expected = records
+        .into_iter()
+        .find(|(offset, time)| *time >= wanted && *offset >= start.get());
+    let found = found.map(|found| (found.offset.get(), found.timestamp));
+    assert_eq!(
+        found, expected,
+        "partition {partition}: {wanted} below {bound}"
+    );
+}
+
+async fn advance_log_start(world: &Shared, shard: &Shard, partition: usize) {
+    let log = &shard.logs[&partition];
+    let offsets = log.offsets();
+    let span = offsets
+        .high_watermark
+        .distance_from(offsets.log_start)
+        .unsigned_abs();
+    let to = offsets
+        .log_start
+        .plus(i64::try_from(below(span / 2 + 1)).expect("fits"));
+    let Some(entry) = log.log_start_entry(to).expect("below the high watermark") else {
+        return;
+    };
+    world.borrow_mut().models[partition].log_start_asked = to.get();
+    let position = shard.enqueue(partition, entry, false).await;
+    shard.pending.borrow_mut().insert(position);
+    shard.in_force(position).await;
+    log.advance_log_start(to);
+    shard.pending.borrow_mut().remove(&position);
+    world.borrow_mut().models[partition].log_start = to.get();
+    log.delete_retired().await.expect("deletes");
+}
+
+async fn truncate(world: &Shared, shard: &Shard, partition: usize) {
+    let log = &shard.logs[&partition];
+    let offsets = log.offsets();
+    let span = offsets
+        .log_end
+        .distance_from(offsets.log_start)
+        .unsigned_abs();
+    let back = i64::try_from(below(1 + span.min(60))).expect("fits");
+    let Some(plan) = log
+        .plan_truncation(offsets.log_end.plus(-back))
+        .await
+        .expect("plans")
+    else {
+        return;
+    };
+    if plan.next_offset < offsets.log_start {
+        return;
+    }
+    world.borrow_mut().models[partition].cut_asked = Some(plan.next_offset.get());
+    let position = shard
+        .enqueue(partition, log.truncation_entry(&plan), false)
+        .await;
+    shard.pending.borrow_mut().insert(position);
+    shard.in_force(position).await;
+    log.truncate(&plan).await.expect("truncates");
+    shard.pending.borrow_mut().remove(&position);
+    let mut world = world.borrow_mut();
+    world.truncations += 1;
+    world.models[partition].cut(plan.next_offset.get());
+}
+
+/// One run of the program: recovery, random work, and perhaps a clean stop.
+async fn life(world: Shared, shard_count: usize, salt: usize) {
+    let shards = start(&world, shard_count, salt).await;
+    for _ in 0..below(250) {
+        let partition = usize::try_from(below(3)).expect("fits");
+        let shard = shards
+            .iter()
+            .find(|shard| shard.logs.contains_key(&partition))
+            .expect("homed");
+        let log = &shard.logs[&partition];
+        match below(40) {
+            0..22 => append(&world, shard, partition).await,
+            22..25 => retry(&world, shard, partition),
+            25..31 => {
+                let (start, end) = (log.offsets().log_start.get(), log.offsets().log_end.get());
+                let from =
+                    start + i64::try_from(below((end - start).unsigned_abs() + 1)).expect("fits");
+                let max = usize::try_from(below(30_000)).expect("fits");
+                if from < log.offsets().high_watermark.get() {
+                    read_from(&world, partition, log, from, max).await;
+                }
+            }
+            31..33 => look_up(&world, shard, partition).await,
+            33 => log.roll(1),
+            34 => drop(log.destage().await.expect("the disk takes it")),
+            35 => checkpoint(shard).await,
+            36 => advance_log_start(&world, shard, partition).await,
+            37 if std::env::var("SIM_TRUNCATE").is_ok() => truncate(&world, shard, partition).await,
+            _ => sleep(Duration::from_millis(below(30))).await,
+        }
+    }
+    if below(3) == 0 {
+        stop(&shards).await;
+    }
+}
+
+async fn stop(shards: &[Rc<Shard>]) {
+    for shard in shards {
+        shard.checkpointing.acquire(1).await.forget();
+        shard.journal.close().await.expect("closes");
+        let ends: Vec<Offset> = shard
+            .logs
+            .values()
+            .map(|log| log.offsets().log_end)
+            .collect();
+        while shard
+            .logs
+            .values()
+            .zip(&ends)
+            .any(|(log, end)| log.offsets().durable_end < *end)
+        {
+            sleep(Duration::from_millis(1)).await;
+        }
+        for log in shard.logs.values() {
+            log.close().await.expect("closes");
+        }
+        shard
+            .journal
+            .write_stopped(Vec::new())
+            .await
+            .expect("says so");
+    }
+}
+
+fn run_seed(seed: u64, totals: &mut (usize, usize, usize, usize)) {
+    let disk = SimDisk::new(seed);
+    Sim::with_disk(seed, disk.clone()).run(async {
+        fs::create_dir_all("/data/journal").await.expect("makes");
+        fs::create_dir_all("/data/topics").await.expect("makes");
+        fs::sync_filesystem("/").await.expect("flushes");
+    });
+    let world: Shared = Rc::default();
+    world
+        .borrow_mut()
+        .models
+        .resize_with(PARTITIONS, Model::default);
+    for number in 0..LIVES {
+        let draw = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(number * 977 + 1)
+            >> 20;
+        let sim = Sim::with_disk(seed * 100 + number, disk.clone());
+        let (shard_count, salt) = (1 + index(draw % 3), index(draw / 3 % 3));
+        if draw / 9 % 4 != 0 {
+            disk.crash_after(1 + draw / 36 % 900);
+        }
+        let ended = sim.run_until_crash(life(world.clone(), shard_count, salt));
+        if ended.is_none() {
+            let mode = [CrashMode::Lose, CrashMode::Keep, CrashMode::Torn][index(draw / 7 % 3)];
+            disk.crash(mode);
+            totals.3 += 1;
+        } else {
+            disk.crash_after(u64::MAX / 2);
+        }
+    }
+    // whatever happened, the last start finds everything
+    disk.crash(CrashMode::Lose);
+    Sim::with_disk(seed * 100 + 99, disk).run(async { drop(start(&world, 1, 0).await) });
+    let world = world.borrow();
+    totals.0 += world.appended;
+    totals.1 += world.duplicates;
+    totals.2 += world.truncations;
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).expect("small")
+}
+
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    match (number("SIM_SEED"), number("SIM_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(count)) => 0..count,
+        (None, None) => 0..default,
+    }
+}
+
+#[test]
+fn logs_and_journals_keep_what_they_made_durable() {
+    let seeds = seeds(60);
+    let count = seeds.end - seeds.start;
+    let mut totals = (0, 0, 0, 0);
+    for seed in seeds {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            run_seed(seed, &mut totals);
+        }));
+        if let Err(panic) = outcome {
+            println!("SIM_SEED={seed} cargo test --test log_model");
+            std::panic::resume_unwind(panic);
+        }
+    }
+    let (appended, duplicates, truncations, crashes) = totals;
+    println!(
+        "{count} seeds, {crashes} power failures, {appended} batches, {duplicates} duplicates, \
+         {truncations} truncations"
+    );
+}
