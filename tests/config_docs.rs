@@ -10,3 +10,25 @@ fn docs_config_md_is_generated_from_the_tables() {
         "docs/config.md is stale: run `cargo run -- config docs > docs/config.md`"
     );
 }
+
+#[test]
+fn every_active_setting_names_the_place_where_it_takes_hold() {
+    use corelog::config::table::{Effect, Row};
+    use corelog::config::{broker_rows, topic_rows};
+
+    let sources = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let rows: Vec<&Row> = broker_rows::rows().chain(topic_rows::ROWS).collect();
+    for row in rows {
+        let Effect::In(place) = row.effect else {
+            panic!(
+                "`{}` has no effect: it belongs into the tables of inert settings",
+                row.key
+            )
+        };
+        assert!(
+            sources.join(place).exists(),
+            "`{}`: there is no src/{place}",
+            row.key
+        );
+    }
+}

@@ -33,6 +33,8 @@ pub struct Connection {
     stream: TcpStream,
     address: String,
     next_correlation_id: i32,
+    /// The next byte from the broker begins a response.
+    is_in_step: bool,
     versions: Vec<(i16, i16, i16)>,
 }
 
@@ -44,6 +46,7 @@ impl Connection {
             stream,
             address: address.to_string(),
             next_correlation_id: 1,
+            is_in_step: true,
             versions: Vec::new(),
         };
         connection.agree()?;
@@ -63,7 +66,7 @@ impl Connection {
         let response = match newest {
             // an older broker says so, or answers in a form of its own
             Ok(ref answer) if answer.error_code == UNSUPPORTED_VERSION => None,
-            Err(Error::Malformed { .. }) => None,
+            Err(Error::Malformed { .. }) if self.is_in_step => None,
             other => Some(other?),
         };
         let response = match response {
@@ -194,6 +197,7 @@ impl Connection {
 
     fn read(&mut self, api: &str, deadline: Duration) -> Result<Bytes, Error> {
         let mut prefix = [0; 4];
+        self.is_in_step = false;
         self.stream
             .set_read_timeout(Some(deadline))
             .and_then(|()| self.stream.read_exact(&mut prefix))
@@ -211,6 +215,7 @@ impl Connection {
         self.stream
             .read_exact(&mut body)
             .map_err(|error| self.broken(&error, api, deadline))?;
+        self.is_in_step = true;
         Ok(Bytes::from(body))
     }
 

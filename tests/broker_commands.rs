@@ -1,0 +1,367 @@
+//! The commands against a running broker: every one of them, as a user's script would run them.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A broker with a directory and a port of its own; stopped at the end of the test.
+struct Broker {
+    process: Child,
+    address: String,
+    directory: TempDir,
+}
+
+impl Broker {
+    fn start() -> Self {
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = free.local_addr().expect("bound").to_string();
+        drop(free);
+        let data = directory.path().join("data");
+        let process = Command::new(env!("CARGO_BIN_EXE_corelog"))
+            .args([
+                "serve", "--listen", &address, "--admin", "off", "--cores", "0",
+            ])
+            .args(["--memory-per-shard", "64MiB", "--journal-size", "16MiB"])
+            .args([
+                "--set",
+                "group.initial.rebalance.delay.ms=0",
+                "--log-level",
+                "warn",
+            ])
+            .arg("--data-dir")
+            .arg(&data)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let broker = Self {
+            process,
+            address,
+            directory,
+        };
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(&broker.address).is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "the broker does not accept connections"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        broker
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
+        command
+            .args(arguments)
+            .args(["--bootstrap", &self.address])
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments)
+            .output()
+            .expect("the program starts")
+    }
+
+    /// Runs a command that must succeed; its output.
+    fn text(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.text(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).expect("one JSON document")
+    }
+
+    /// Runs a command that must fail; its one line.
+    fn refusal(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let line = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(line.lines().count(), 1, "{line}");
+        line
+    }
+
+    fn produce(&self, arguments: &[&str], input: &str) {
+        let mut child = self
+            .command(&[&["produce"], arguments].concat())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(input.as_bytes()).expect("taken");
+        drop(stdin);
+        let status = child.wait().expect("it ends");
+        assert_eq!(status.code(), Some(0), "{arguments:?}");
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn lines(from: i32, to: i32) -> String {
+    let mut lines = String::new();
+    for number in from..=to {
+        let _ = writeln!(lines, "key{number}:value{number}");
+    }
+    lines
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn a_topic_lives_through_create_describe_alter_and_delete() {
+    let broker = Broker::start();
+    broker.text(&[
+        "topic",
+        "create",
+        "orders",
+        "--partitions",
+        "2",
+        "--config",
+        "retention.ms=5",
+    ]);
+    let refused = broker.refusal(&["topic", "create", "orders"]);
+    assert!(
+        refused.starts_with("corelog: topic `orders`: TOPIC_ALREADY_EXISTS"),
+        "{refused}"
+    );
+    broker.text(&["topic", "create", "orders", "--if-not-exists"]);
+    let refused = broker.refusal(&["topic", "create", "x", "--config", "no.such=1"]);
+    assert!(refused.contains("INVALID_CONFIG"), "{refused}");
+    assert_eq!(broker.text(&["topic", "list"]), "orders\n");
+
+    broker.text(&[
+        "topic",
+        "alter",
+        "orders",
+        "--partitions",
+        "3",
+        "--config",
+        "segment.ms=9",
+    ]);
+    broker.text(&["topic", "alter", "orders", "--reset-config", "retention.ms"]);
+    let described = broker.json(&["topic", "describe", "orders"]);
+    let topic = &described[0];
+    assert_eq!(
+        topic["partitions"].as_array().map(Vec::len),
+        Some(3),
+        "{topic}"
+    );
+    assert_eq!(topic["configs"][0]["name"], "segment.ms", "{topic}");
+    assert_eq!(
+        topic["configs"].as_array().map(Vec::len),
+        Some(1),
+        "{topic}"
+    );
+
+    broker.text(&["topic", "delete", "orders"]);
+    let refused = broker.refusal(&["topic", "delete", "orders"]);
+    assert!(refused.contains("UNKNOWN_TOPIC_OR_PARTITION"), "{refused}");
+    broker.text(&["topic", "delete", "orders", "--if-exists"]);
+    assert_eq!(broker.text(&["topic", "list"]), "");
+}
+
+#[test]
+fn lines_come_back_as_records_in_every_codec() {
+    let broker = Broker::start();
+    broker.text(&["topic", "create", "t", "--partitions", "3"]);
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        for acks in ["0", "1", "all"] {
+            let input = format!("{codec}:{acks}\n");
+            let flags = [
+                "t",
+                "--key-separator",
+                ":",
+                "--compression",
+                codec,
+                "--acks",
+                acks,
+            ];
+            broker.produce(&flags, &input);
+        }
+    }
+    let deadline = Instant::now() + START_TIMEOUT;
+    let consume = [
+        "consume",
+        "t",
+        "--from-beginning",
+        "--exit-at-end",
+        "--print-key",
+    ];
+    let mut text = broker.text(&consume);
+    while text.lines().count() < 15 && Instant::now() < deadline {
+        text = broker.text(&consume); // acks=0 says nothing about when
+    }
+    let mut expected = Vec::new();
+    for codec in ["gzip", "lz4", "none", "snappy", "zstd"] {
+        for acks in ["0", "1", "all"] {
+            expected.push(format!("{codec}\t{acks}"));
+        }
+    }
+    assert_eq!(sorted(&text), expected);
+}
+
+#[test]
+fn a_consumer_begins_and_ends_where_it_is_told_to() {
+    let broker = Broker::start();
+    broker.text(&["topic", "create", "t"]);
+    broker.produce(&["t", "--key-separator", ":"], &lines(1, 10));
+    let consume = |flags: &[&str]| broker.text(&[&["consume", "t"], flags].concat());
+    assert_eq!(
+        consume(&["--from-beginning", "--max", "2"]),
+        "value1\nvalue2\n"
+    );
+    assert_eq!(
+        consume(&["--offset", "8", "--exit-at-end"]),
+        "value9\nvalue10\n"
+    );
+    assert_eq!(consume(&["--offset", "-1", "--exit-at-end"]), "value10\n");
+    assert_eq!(consume(&["--exit-at-end"]), "");
+    let record: Value =
+        serde_json::from_str(&consume(&["--offset", "3", "--max", "1", "--json"])).expect("JSON");
+    assert_eq!(record["offset"], 3);
+    assert_eq!(record["key"], "key4");
+    let refused = broker.refusal(&["consume", "t", "--offset", "11", "--exit-at-end"]);
+    assert!(
+        refused.contains("offset 11 is beyond the end (10)"),
+        "{refused}"
+    );
+    let refused = broker.refusal(&["consume", "t", "--partition", "1"]);
+    assert!(refused.contains("has no partition 1"), "{refused}");
+}
+
+#[test]
+fn a_group_goes_on_where_it_stopped_and_its_offsets_can_be_reset() {
+    let broker = Broker::start();
+    broker.text(&["topic", "create", "t", "--partitions", "3"]);
+    broker.produce(&["t", "--key-separator", ":"], &lines(1, 30));
+    let group = [
+        "consume",
+        "t",
+        "--group",
+        "g",
+        "--from-beginning",
+        "--exit-at-end",
+    ];
+    assert_eq!(broker.text(&group).lines().count(), 30);
+    assert_eq!(broker.text(&group), "");
+    broker.produce(&["t", "--key-separator", ":"], &lines(31, 40));
+    let described = broker.json(&["group", "describe", "g"]);
+    assert_eq!(described[0]["state"], "Empty", "{described}");
+    let lag: i64 = described[0]["partitions"]
+        .as_array()
+        .expect("partitions")
+        .iter()
+        .filter_map(|partition| partition["lag"].as_i64())
+        .sum();
+    assert_eq!(lag, 10, "{described}");
+    assert_eq!(broker.text(&group).lines().count(), 10);
+
+    let preview = ["group", "reset-offsets", "g", "--to-earliest", "--dry-run"];
+    assert_eq!(broker.text(&preview).lines().count(), 4);
+    assert_eq!(broker.text(&group), "");
+    broker.text(&["group", "reset-offsets", "g", "--to-earliest"]);
+    assert_eq!(broker.text(&group).lines().count(), 40);
+
+    assert_eq!(broker.text(&["group", "list"]), "g\n");
+    broker.text(&["group", "delete", "g"]);
+    let refused = broker.refusal(&["group", "describe", "g"]);
+    assert!(refused.contains("there is no such group"), "{refused}");
+}
+
+#[test]
+fn two_members_share_a_topic_and_a_live_group_keeps_its_offsets() {
+    let broker = Broker::start();
+    broker.text(&["topic", "create", "t", "--partitions", "2"]);
+    let member = || {
+        let flags = ["consume", "t", "--group", "g", "--from-beginning"];
+        let stdout = broker
+            .directory
+            .path()
+            .join(format!("{:?}", Instant::now()));
+        let file = std::fs::File::create(&stdout).expect("a file");
+        (
+            broker
+                .command(&flags)
+                .stdout(file)
+                .spawn()
+                .expect("the program starts"),
+            stdout,
+        )
+    };
+    let (first, second) = (member(), member());
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        let output = broker.run(&["group", "describe", "g", "--json"]);
+        let described: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let owners: std::collections::BTreeSet<&str> = described[0]["partitions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|partition| partition["member"].as_str())
+            .collect();
+        if owners.len() == 2 && described[0]["state"] == "Stable" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{described}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let refused = broker.refusal(&["group", "reset-offsets", "g", "--to-earliest"]);
+    assert!(refused.contains("is Stable with 2 members"), "{refused}");
+    broker.produce(&["t", "--key-separator", ":"], &lines(1, 20));
+    let mut children = Vec::new();
+    let read = |path: &std::path::PathBuf| std::fs::read_to_string(path).expect("text");
+    while read(&first.1).lines().count() + read(&second.1).lines().count() < 20 {
+        assert!(Instant::now() < deadline, "records are missing");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for (mut child, path) in [first, second] {
+        assert!(read(&path).lines().count() > 0, "each member has its share");
+        let pid = i32::try_from(child.id()).expect("a process id");
+        // SAFETY: a signal to a child that was not waited for.
+        unsafe { libc::kill(pid, libc::SIGINT) };
+        children.push(child.wait().expect("it ends").code());
+    }
+    assert_eq!(children, [Some(0), Some(0)]);
+    let described = broker.json(&["group", "describe", "g"]);
+    assert_eq!(described[0]["state"], "Empty", "{described}");
+    assert_eq!(described[0]["partitions"][0]["lag"], 0, "{described}");
+}
+
+#[test]
+fn a_waiting_consumer_ends_quietly_when_its_reader_goes() {
+    let broker = Broker::start();
+    broker.text(&["topic", "create", "t"]);
+    let mut child = broker
+        .command(&["consume", "t"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    std::thread::sleep(Duration::from_millis(300));
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stderr, b"");
+}
