@@ -149,7 +149,8 @@ fn commits(criterion: &mut Criterion) {
         let entries = if size > 1000 { 16_000 } else { 100_000 };
         let figures = commit(&ring, size, outstanding, entries);
         println!(
-            "{name}: {:.0} MB/s, {:.0} entries/s, {:.0} commits/s of {} KiB, write p50 {} us p99 {} us",
+            "{name}: {:.0} MB/s, {:.0} entries/s, {:.0} commits/s of {} KiB, \
+             write p50 {} us p99 {} us",
             per_second(figures.payload_bytes / 1_000_000, figures.took),
             per_second(figures.entries, figures.took),
             per_second(figures.blocks, figures.took),

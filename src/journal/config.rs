@@ -113,12 +113,8 @@ impl JournalConfig {
             );
         }
         let commit = to_u64(self.commit_bytes);
-        if commit < page || commit > self.first_file_bytes - page {
-            return refuse(
-                "commit_bytes",
-                commit,
-                "from 4096 to the size of the first file",
-            );
+        if commit < page || commit > self.file_bytes {
+            return refuse("commit_bytes", commit, "from 4096 to the size of a file");
         }
         if self.writes_in_flight == 0 || self.writes_in_flight > 64 {
             return refuse(
@@ -189,7 +185,7 @@ mod tests {
         };
         assert!(refused(config).contains("writes_in_flight"));
         let config = JournalConfig {
-            commit_bytes: 64 << 20,
+            commit_bytes: 65 << 20,
             ..JournalConfig::default()
         };
         assert!(refused(config).contains("commit_bytes"));

@@ -1,7 +1,7 @@
 //! One entry of a journal block: what happened to one partition, with the bytes it brought.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: `decode` is total: bytes that were not written by `encode` are an error, never a panic.
+//! Promises: `decode` is total: bytes that `encode` did not write are an error, never a panic.
 //! Invariants: [entry-absolute] an entry says by itself where its bytes belong (segment, position,
 //! offsets); replaying it twice, or after a later one of another partition, does the same.
 //!
@@ -318,7 +318,7 @@ impl Entry {
     }
 }
 
-/// Checks length and checksum of the entry at the start of `bytes`; tells its header bytes and length.
+/// Checks length and checksum of the entry at the start of `bytes`; tells its header and length.
 ///
 /// The block's own checksum covers the headers only, so this is what vouches for a payload.
 pub fn check(bytes: &[u8]) -> Result<(&[u8], usize), EntryError> {
