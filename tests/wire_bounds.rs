@@ -1,8 +1,10 @@
-//! Every array of every served version, asked for with 2^31-1 elements: refused, and nothing reserved.
+//! Every array of every served version, asked for with 2^31-1 elements: refused, and nothing
+//! reserved.
 //!
-//! Requests are generated from the schemas of `wire::bounds` with two elements in every array. That the
-//! schemas are right is shown by the generated decoder and encoder, which must read all of the bytes and
-//! write the same ones. Then each length is bent, one at a time, with an allocator that watches.
+//! Requests are generated from the schemas of `wire::bounds` with two elements in every array. That
+//! the schemas are right is shown by the generated decoder and encoder, which must read all of the
+//! bytes and write the same ones. Then each length is bent, one at a time, with an allocator that
+//! watches.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

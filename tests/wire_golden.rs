@@ -1,9 +1,10 @@
 //! Requests that real clients sent, byte for byte, and what they are read as.
 //!
 //! `tests/data/wire/<api>_v<version>_<client>.hex` are frames without their length, taken from the
-//! network: kcat (librdkafka 2.0.2), confluent-kafka, kafka-python, aiokafka, kafkajs, and Java's clients.
-//! `decoded.txt` beside them has one line for each. With `UPDATE_GOLDEN=1` the test writes that file anew;
-//! the difference is then for a human to judge.
+//! network: kcat (librdkafka 2.0.2), confluent-kafka, kafka-python, aiokafka, kafkajs, and Java's
+//! clients.
+//! `decoded.txt` beside them has one line for each. With `UPDATE_GOLDEN=1` the test writes that
+//! file anew; the difference is then for a human to judge.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -1,8 +1,8 @@
 //! Encodes record batches: for the broker's own topics, the command line's producer, and tests.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: what is built passes `record_batch::check_produced` (control batches aside) and reads back
-//! as what was pushed.
+//! Promises: what is built passes `record_batch::check_produced` (control batches aside) and reads
+//! back as what was pushed.
 
 use zerocopy::FromBytes;
 use zerocopy::IntoBytes;

@@ -1,13 +1,13 @@
 //! The codecs of record batches: gzip, snappy, LZ4 frames, Zstandard.
 //!
 //! Pure: no async, no clock, no IO. Costs CPU: callers on a shard go through the blocking pool.
-//! Promises: decompression is bounded: neither the output nor a codec's window grows beyond what the
-//! caller allows by more than a fixed amount, whatever the bytes claim.
+//! Promises: decompression is bounded: neither the output nor a codec's window grows beyond what
+//! the caller allows by more than a fixed amount, whatever the bytes claim.
 //!
 //! Snappy: Java clients frame their blocks as xerial's library does (`82 'SNAPPY' 00`, two version
-//! numbers, then blocks with a 4-byte length each); other clients send one raw block. Both are read,
-//! the framed form is written. LZ4 is written with independent blocks of 64 KiB, because Java's reader
-//! refuses linked ones.
+//! numbers, then blocks with a 4-byte length each); other clients send one raw block. Both are
+//! read, the framed form is written. LZ4 is written with independent blocks of 64 KiB, because
+//! Java's reader refuses linked ones.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -228,8 +228,8 @@ pub fn compress(codec: Codec, data: &[u8]) -> Result<Vec<u8>, CompressionError> 
     compress_with_level(codec, None, data)
 }
 
-/// Compresses with a level of the codec's own scale (gzip 1-9, zstd -131072..=22); LZ4 and snappy have
-/// one level here.
+/// Compresses with a level of the codec's own scale (gzip 1-9, zstd -131072..=22); LZ4 and snappy
+/// have one level here.
 pub fn compress_with_level(
     codec: Codec,
     level: Option<i32>,
@@ -355,7 +355,10 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_survived(data in proptest::collection::vec(any::<u8>(), 0..300), cut: u16) {
+        fn any_bytes_are_survived(
+            data in proptest::collection::vec(any::<u8>(), 0..300),
+            cut: u16,
+        ) {
             for codec in Codec::ALL {
                 let _ = decompress(codec, &data, 1 << 16);
                 let mut packed = compress(codec, &data).unwrap();

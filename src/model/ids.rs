@@ -89,7 +89,8 @@ impl ProducerEpoch {
     pub const NONE: Self = Self(-1);
 }
 
-/// A topic's identity for life (KIP-516): a topic created again under the same name has another one.
+/// A topic's identity for life (KIP-516): a topic created again under the same name has another
+/// one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId([u8; 16]);
 

@@ -1,7 +1,9 @@
-//! Every limit of the program in one place, with the relations between them checked at compile time.
+//! Every limit of the program in one place, with the relations between them checked at compile
+//! time.
 //!
 //! Pure: no async, no clock, no IO.
-//! Settings that users may change live in `config`; here are the fixed bounds and the defaults' bounds.
+//! Settings that users may change live in `config`; here are the fixed bounds and the defaults'
+//! bounds.
 
 /// Grain of direct I/O: positions, lengths and buffer addresses are multiples of it.
 pub const ALIGNMENT_BYTES: usize = 4096;

@@ -5,13 +5,15 @@
 //! | topic id (KIP-516), partition | `TopicId`, `PartitionIndex`, `TopicPartition` | `ids.rs` |
 //! | offset, position in a file | `Offset`, `FilePosition` | `offset.rs` |
 //! | log start, LSO, high watermark, log end | `LogOffsets` | `log_offsets.rs` |
-//! | record batch v2 (magic 2) | `BatchHeader` over bytes, `BatchBuilder` | `record_batch.rs`, `batch_builder.rs` |
+//! | record batch v2 (magic 2) | `BatchHeader` over bytes | `record_batch.rs` |
+//! | the same, to be made | `BatchBuilder` | `batch_builder.rs` |
 //! | record, header | `Record`, `RecordHeader` | `record.rs` |
 //! | compression type | `Codec` | `compression.rs` |
 //! | error code | `ErrorCode` | `error_code.rs` |
 //! | topic name | `check_topic_name` | `topic_name.rs` |
 //!
-//! Promises: nothing here panics on bytes; what bytes claim is checked against the bytes that are there.
+//! Promises: nothing here panics on bytes; what bytes claim is checked against the bytes that are
+//! there.
 
 #![deny(clippy::indexing_slicing)]
 

@@ -1,7 +1,8 @@
 //! Offsets of records: a number that is never mixed with positions, counts or timestamps.
 //!
 //! Pure: no async, no clock, no IO.
-//! Invariants: arithmetic is checked; an offset that would leave the `i64` range is a bug and stops.
+//! Invariants: arithmetic is checked; an offset that would leave the `i64` range is a bug and
+//! stops.
 
 use std::fmt;
 

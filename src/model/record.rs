@@ -6,8 +6,9 @@
 //! | varint header count { varint key length, key, varint value length (-1 null), value }
 //! ```
 //! Pure: no async, no clock, no IO.
-//! Promises: total over bytes; nothing is allocated; every claimed length is bounded by the bytes left;
-//! a record that does not fill its length exactly, or bytes after the last record, are errors.
+//! Promises: total over bytes; nothing is allocated; every claimed length is bounded by the bytes
+//! left; a record that does not fill its length exactly, or bytes after the last record, are
+//! errors.
 //! Needed only where a rule looks at records: validation, time lookup, compaction, tools.
 
 use super::compression::{self, CompressionError};
@@ -222,7 +223,8 @@ mod tests {
 
     #[test]
     fn golden_record_parses() {
-        // timestamp delta 5, offset delta 1, key "ab", null value, header "h" = "x", header "i" = null
+        // timestamp delta 5, offset delta 1, key "ab", null value, header "h" = "x", header "i" =
+        // null
         let bytes = [
             30, 0, 10, 2, 4, b'a', b'b', 1, 4, 2, b'h', 2, b'x', 2, b'i', 1,
         ];

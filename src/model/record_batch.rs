@@ -1,4 +1,5 @@
-//! Record batches (v2, "magic 2") as they are on the wire and in segments: the header, viewed in place.
+//! Record batches (v2, "magic 2") as they are on the wire and in segments: the header, viewed in
+//! place.
 //!
 //! ```text
 //! off len field                        off len field
@@ -101,7 +102,8 @@ pub enum BatchError {
     },
     /// Record count negative, or of a produced batch not matching the offsets.
     #[error(
-        "record batch counts {record_count} records but its last offset delta is {last_offset_delta}"
+        "record batch counts {record_count} records \
+         but its last offset delta is {last_offset_delta}"
     )]
     RecordCount {
         /// Of the batch.
@@ -323,8 +325,8 @@ pub fn check_crc(batch: &[u8]) -> bool {
     RawHeader::ref_from_prefix(batch).is_ok_and(|(raw, _)| raw.crc.get() == compute_crc(batch))
 }
 
-/// Checks what a client wants to append to one partition: exactly one v2 batch, intact, with offsets,
-/// count and sequence that fit together, and not a control batch. Looks at no record.
+/// Checks what a client wants to append to one partition: exactly one v2 batch, intact, with
+/// offsets, count and sequence that fit together, and not a control batch. Looks at no record.
 ///
 /// In Kafka's terms `Truncated`, `Length` and `Crc` are `CORRUPT_MESSAGE`, `Codec` is
 /// `UNSUPPORTED_COMPRESSION_TYPE`, everything else `INVALID_RECORD`.
@@ -378,8 +380,8 @@ pub fn set_base_offset_and_epoch(batch: &mut [u8], base_offset: Offset, epoch: L
     }
 }
 
-/// Stamps a whole batch with the broker's time: sets the type bit and the max timestamp and computes
-/// the CRC anew. Bytes too short for a header are left alone.
+/// Stamps a whole batch with the broker's time: sets the type bit and the max timestamp and
+/// computes the CRC anew. Bytes too short for a header are left alone.
 pub fn set_log_append_time(batch: &mut [u8], timestamp_ms: i64) {
     if let Ok((raw, _)) = RawHeader::mut_from_prefix(batch) {
         raw.attributes

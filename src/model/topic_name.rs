@@ -54,7 +54,8 @@ pub fn check_topic_name(name: &str) -> Result<(), TopicNameError> {
     }
 }
 
-/// Whether two names become one in places that turn '.' into '_' (metric names), as `a.b` and `a_b`.
+/// Whether two names become one in places that turn '.' into '_' (metric names), as `a.b` and
+/// `a_b`.
 /// Kafka refuses to create the second of such a pair. A name collides with itself.
 pub fn topic_names_collide(left: &str, right: &str) -> bool {
     let unify = |byte: u8| if byte == b'.' { b'_' } else { byte };

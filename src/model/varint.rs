@@ -1,8 +1,8 @@
 //! Variable-length integers: unsigned (flexible protocol versions) and zigzag (records).
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: readers never panic, take at most 5 bytes (32 bits) or 10 bytes (64 bits), and refuse what
-//! does not fit; on failure the input is left where it was.
+//! Promises: readers never panic, take at most 5 bytes (32 bits) or 10 bytes (64 bits), and refuse
+//! what does not fit; on failure the input is left where it was.
 
 /// Reads an unsigned 32-bit varint and moves `input` behind it.
 pub fn read_unsigned(input: &mut &[u8]) -> Option<u32> {

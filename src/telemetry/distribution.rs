@@ -1,8 +1,9 @@
 //! Latencies and sizes with quantiles over a recent window.
 //!
 //! Pure: no async, no clock, no IO.        Owner: one shard; snapshots travel.
-//! A histogram since the start would hide the last minute behind the last month, so there are two: the
-//! one being filled and the one before. `rotate` is called once a minute; quantiles come from both.
+//! A histogram since the start would hide the last minute behind the last month, so there are two:
+//! the one being filled and the one before. `rotate` is called once a minute; quantiles come from
+//! both.
 //! Count and sum never go back.
 
 use hdrhistogram::Histogram;

@@ -1,13 +1,13 @@
 //! Snapshots of all shards -> the text of `GET /metrics`.
 //!
 //! Pure: no async, no clock, no IO.
-//! Every metric has a line per shard (`shard="0"`) and one for all of them (`shard="total"`): quantiles
-//! cannot be added up by whoever reads them, so the broker merges the values themselves.
+//! Every metric has a line per shard (`shard="0"`) and one for all of them (`shard="total"`):
+//! quantiles cannot be added up by whoever reads them, so the broker merges the values themselves.
 //!
-//! The text is written by prometheus-client, from a collector over the snapshots: its own metric types
-//! are shared atomics, which shards do not touch. It has no summary type, so quantiles are a gauge
-//! with the label `quantile`, beside `..._count` and `..._sum`, which only grow, as in Prometheus' own
-//! summaries.
+//! The text is written by prometheus-client, from a collector over the snapshots: its own metric
+//! types are shared atomics, which shards do not touch. It has no summary type, so quantiles are a
+//! gauge with the label `quantile`, beside `..._count` and `..._sum`, which only grow, as in
+//! Prometheus' own summaries.
 
 use std::fmt;
 

@@ -1,7 +1,8 @@
 //! Log lines on standard error: for people, or one JSON object a line.
 //!
-//! Fields that every line about them carries, by these names: `shard`, `topic`, `partition`, `client_id`,
-//! `peer`. Ready lines and one-line start-up errors are not log lines: `broker.rs` prints them.
+//! Fields that every line about them carries, by these names: `shard`, `topic`, `partition`,
+//! `client_id`, `peer`. Ready lines and one-line start-up errors are not log lines: `broker.rs`
+//! prints them.
 
 use std::io::IsTerminal;
 use std::str::FromStr;

@@ -1,8 +1,9 @@
 //! A shard's metrics: cells that its own thread writes, and the snapshot that a scrape takes.
 //!
 //! Runs on: the shard that owns it.        Owner: the shard's thread.
-//! Promises: an update is a few instructions on memory of this core: no lock, no atomic, no allocation
-//! once an API has been used. A snapshot is owned and `Send`; it travels to whoever renders.
+//! Promises: an update is a few instructions on memory of this core: no lock, no atomic, no
+//! allocation once an API has been used. A snapshot is owned and `Send`; it travels to whoever
+//! renders.
 //!
 //! Every executor thread has one instance, reached by [`local`], so that layers below the shard can
 //! count without a handle being passed down. A thread that no shard claimed counts for shard 0.

@@ -1,10 +1,11 @@
 //! What the broker says about itself: numbers on `/metrics`, lines on standard error.
 //!
 //! Reading order: `names.rs` (every metric, one table), `distribution.rs` (latencies and sizes),
-//! `metrics.rs` (a shard's cells and its snapshot), `exposition.rs` (snapshots -> text), `logging.rs`.
+//! `metrics.rs` (a shard's cells and its snapshot), `exposition.rs` (snapshots -> text),
+//! `logging.rs`.
 //!
-//! Promises: counting costs a few instructions and never waits: each shard has cells of its own, and
-//! only a scrape looks at several shards.
+//! Promises: counting costs a few instructions and never waits: each shard has cells of its own,
+//! and only a scrape looks at several shards.
 
 pub mod distribution;
 pub mod exposition;

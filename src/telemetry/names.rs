@@ -1,8 +1,8 @@
 //! Every metric of the broker: name, help, and how shards add up to the total.
 //!
 //! Pure: no async, no clock, no IO.
-//! Names follow Prometheus: base units (bytes, seconds), counters without `_total` here, because the
-//! text format appends it.
+//! Names follow Prometheus: base units (bytes, seconds), counters without `_total` here, because
+//! the text format appends it.
 
 macro_rules! metrics {
     ($(#[$doc:meta])* $table:ident { $($variant:ident, $name:literal, $help:literal;)* }) => {

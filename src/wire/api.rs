@@ -1,10 +1,10 @@
-//! THE table of served APIs: what `ApiVersions` announces, what requests are accepted, what the README
-//! lists.
+//! THE table of served APIs: what `ApiVersions` announces, what requests are accepted, what the
+//! README lists.
 //!
 //! Pure: no async, no clock, no IO.
-//! Invariants: [api-table] what is announced is served in full, with one exception that Kafka makes too:
-//! Produce is announced from version 0, because old librdkafka takes that as the sign that compression
-//! works, and refused below version 3.
+//! Invariants: [api-table] what is announced is served in full, with one exception that Kafka makes
+//! too: Produce is announced from version 0, because old librdkafka takes that as the sign that
+//! compression works, and refused below version 3.
 //! Ranges are Kafka 4.3's, as far as the generated structs have the versions; the table keeps both.
 
 use std::fmt;
@@ -151,8 +151,8 @@ impl ApiKey {
         if self.is_flexible(version) { 2 } else { 1 }
     }
 
-    /// Version of the response header: 1 has tagged fields. `ApiVersions` stays at 0, because a client
-    /// that does not know yet what the broker speaks must be able to read it.
+    /// Version of the response header: 1 has tagged fields. `ApiVersions` stays at 0, because a
+    /// client that does not know yet what the broker speaks must be able to read it.
     pub const fn response_header_version(self, version: i16) -> i16 {
         match self {
             Self::ApiVersions => 0,

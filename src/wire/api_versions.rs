@@ -1,8 +1,8 @@
 //! The first exchange of every connection, with the exceptions that only it has.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: a client newer than the broker gets an answer it can read: version 0, error 35, and the
-//! range of `ApiVersions` itself, so that it asks again with a version both know.
+//! Promises: a client newer than the broker gets an answer it can read: version 0, error 35, and
+//! the range of `ApiVersions` itself, so that it asks again with a version both know.
 
 use bytes::Bytes;
 use kafka_protocol::messages::ApiVersionsResponse;
@@ -86,8 +86,8 @@ pub fn encode_unsupported(correlation_id: CorrelationId) -> Result<Bytes, Encode
     encode_response(0, correlation_id, response)
 }
 
-/// Whether a client's software name or version (from version 3 on) is one that Kafka takes: letters and
-/// digits, with `-` and `.` inside. Others are answered with `INVALID_REQUEST`.
+/// Whether a client's software name or version (from version 3 on) is one that Kafka takes: letters
+/// and digits, with `-` and `.` inside. Others are answered with `INVALID_REQUEST`.
 pub fn is_valid_software_text(text: &str) -> bool {
     let bytes = text.as_bytes();
     let is_edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);

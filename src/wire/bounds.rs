@@ -1,13 +1,13 @@
 //! Checks the shape of a request before the generated decoder sees it.
 //!
-//! kafka-protocol reserves memory by the array lengths it reads: four bytes could ask for 154 GB. So a
-//! walker goes over the body first, by the schemas below, and proves that every string, byte field,
-//! array element and tagged field that a length claims is really there.
+//! kafka-protocol reserves memory by the array lengths it reads: four bytes could ask for 154 GB.
+//! So a walker goes over the body first, by the schemas below, and proves that every string, byte
+//! field, array element and tagged field that a length claims is really there.
 //!
 //! Pure: no async, no clock, no IO. Allocates nothing.
-//! Promises: after `check` returns `Ok`, no length in the body speaks of more than the body holds; all
-//! arrays together have at most `ARRAY_ELEMENTS_MAX` elements, a structure at most `TAGGED_FIELDS_MAX`
-//! tagged fields.
+//! Promises: after `check` returns `Ok`, no length in the body speaks of more than the body holds;
+//! all arrays together have at most `ARRAY_ELEMENTS_MAX` elements, a structure at most
+//! `TAGGED_FIELDS_MAX` tagged fields.
 //! Deliberately absent: nullability, UTF-8, values. Those the decoder refuses by itself, without
 //! reserving anything. Bytes behind the last field are ignored, as Kafka ignores them.
 //! The schemas are tested against the generated code: what they describe is generated, decoded, and

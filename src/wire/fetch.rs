@@ -1,5 +1,5 @@
-//! Fetch, version 4 to 18: parsed in place; the response as parts, so that records go out from where
-//! they are.
+//! Fetch, version 4 to 18: parsed in place; the response as parts, so that records go out from
+//! where they are.
 //!
 //! ```text
 //! request : i32 replica (to 14) | i32 max wait ms | i32 min bytes | i32 max bytes | i8 isolation
@@ -8,7 +8,8 @@
 //!           | tags { 0: cluster id, 1: replica state (15+) }
 //!   topic : string name (to 12) or uuid (13+) | array of
 //!     { i32 partition, i32 leader epoch (9+), i64 offset, i32 last fetched epoch (12+),
-//!       i64 log start (5+), i32 max bytes, tags { 0: directory uuid (17+), 1: high watermark (18) } }
+//!       i64 log start (5+), i32 max bytes,
+//!       tags { 0: directory uuid (17+), 1: high watermark (18) } }
 //! response: i32 throttle ms | i16 error (7+) | i32 session id (7+) | array of topics
 //!           | tags { 0: node endpoints (16+) }
 //!   topic : name or uuid | array of
@@ -17,8 +18,8 @@
 //!       bytes records, tags { 0: diverging epoch, 1: current leader, (2: snapshot id) } (12+) }
 //! ```
 //! Pure: no async, no clock, no IO.
-//! Promises: total; the response's frame length counts the records that the caller promises to send, so
-//! exactly that many bytes must follow each [`Part::Records`].
+//! Promises: total; the response's frame length counts the records that the caller promises to
+//! send, so exactly that many bytes must follow each [`Part::Records`].
 
 use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;

@@ -379,7 +379,7 @@ proptest! {
         for version in ApiKey::Fetch.versions() {
             let topics = answers.iter().map(|answers| FetchTopicResponse {
                 topic: topic_ref("topic", bytes, version),
-                partitions: (0..).zip(answers).map(|(index, answer)| answer.response(index)).collect(),
+                partitions: (0..).zip(answers).map(|(index, one)| one.response(index)).collect(),
             });
             let response = FetchResponse {
                 throttle_time_ms: throttle,

@@ -1,7 +1,8 @@
 //! Request headers: which API, which version, whose answer.
 //!
 //! ```text
-//! i16 api key | i16 version | i32 correlation id | i16 length (-1 null) client id | tagged fields (v2)
+//! i16 api key | i16 version | i32 correlation id | i16 length (-1 null) client id
+//! | tagged fields (v2)
 //! ```
 //! Pure: no async, no clock, no IO.
 //! Promises: total; the client id keeps its two-byte length even where everything else is compact.
@@ -30,9 +31,9 @@ pub struct RequestHeader {
 impl RequestHeader {
     /// Splits a frame (without its length) into header and body.
     ///
-    /// An API that is not served and a version outside the range are errors: the connection is closed,
-    /// as Kafka does. The exception is `ApiVersions`: any version of it passes, without a body, and
-    /// `is_supported` says no; the answer is `api_versions::encode_unsupported`.
+    /// An API that is not served and a version outside the range are errors: the connection is
+    /// closed, as Kafka does. The exception is `ApiVersions`: any version of it passes, without a
+    /// body, and `is_supported` says no; the answer is `api_versions::encode_unsupported`.
     pub fn parse(frame: &Bytes) -> Result<(Self, Bytes), DecodeError> {
         let mut reader = Reader::new(frame, false);
         let key = reader.i16()?;

@@ -1,11 +1,12 @@
 //! Requests in, responses out: one enum for dispatch, one function for encoding.
 //!
-//! Produce and Fetch are this crate's own structs, parsed in place; everything else is kafka-protocol's
-//! generated structs, decoded behind `bounds::check` and brought into the newest shape by `normalize`.
+//! Produce and Fetch are this crate's own structs, parsed in place; everything else is
+//! kafka-protocol's generated structs, decoded behind `bounds::check` and brought into the newest
+//! shape by `normalize`.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: `decode_request` is total. `encode_response` says in any served version what a response in
-//! the newest shape says, as far as the version can.
+//! Promises: `decode_request` is total. `encode_response` says in any served version what a
+//! response in the newest shape says, as far as the version can.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages as kp;
@@ -190,8 +191,8 @@ pub fn encode_request<R: ColdRequest>(
     seal_frame(out)
 }
 
-/// Decodes a response frame without its length, as a client gets it. The generated decoder trusts the
-/// array lengths of the broker that the user chose to talk to.
+/// Decodes a response frame without its length, as a client gets it. The generated decoder trusts
+/// the array lengths of the broker that the user chose to talk to.
 pub fn decode_response<R: ColdResponse>(
     version: i16,
     frame: &Bytes,

@@ -2,10 +2,11 @@
 //!
 //! Reading order: `api.rs` (what is served, one table), `frame.rs`, `header.rs`, `produce.rs` and
 //! `fetch.rs` (the hot path, in place), `messages.rs` (everything else, by the generated structs of
-//! kafka-protocol), `bounds.rs` (what makes that safe), `normalize.rs` (old versions in new shapes).
+//! kafka-protocol), `bounds.rs` (what makes that safe), `normalize.rs` (old versions in new
+//! shapes).
 //!
-//! Promises: every decoder is total: an error, never a panic. No memory is reserved by a length on the
-//! wire before the bytes it speaks of are known to be there.
+//! Promises: every decoder is total: an error, never a panic. No memory is reserved by a length on
+//! the wire before the bytes it speaks of are known to be there.
 //! Deliberately absent: records. A partition's records are opaque bytes here, sliced, never copied.
 
 #![deny(clippy::indexing_slicing)]

@@ -1,8 +1,10 @@
 //! Old versions in new shapes: handlers see requests, and make responses, in the newest shape only.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: an upgraded request says in the newest fields what the old ones say; the old fields stay.
-//! A fitted response has nothing set that its version lacks, so encoding cannot fail for that reason.
+//! Promises: an upgraded request says in the newest fields what the old ones say; the old fields
+//! stay.
+//! A fitted response has nothing set that its version lacks, so encoding cannot fail for that
+//! reason.
 //! A response that a handler made in the old shape itself is left as it is.
 
 use kafka_protocol::messages as kp;

@@ -10,8 +10,8 @@
 //!       tags { 0: current leader (10+) } }
 //! ```
 //! Pure: no async, no clock, no IO.
-//! Promises: total; what is reserved is bounded by the bytes of the request. Records of a partition keep
-//! the frame's memory alive: who keeps them for long copies them out.
+//! Promises: total; what is reserved is bounded by the bytes of the request. Records of a partition
+//! keep the frame's memory alive: who keeps them for long copies them out.
 
 use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;

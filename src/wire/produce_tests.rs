@@ -258,7 +258,8 @@ proptest! {
             prop_assert_eq!(back.throttle_time_ms, throttle);
             for partition in back.responses.iter().flat_map(|topic| &topic.partition_responses) {
                 prop_assert_eq!((partition.index, partition.base_offset), (index, offset));
-                prop_assert_eq!(partition.record_errors.len(), if version >= 8 { issues.len() } else { 0 });
+                let expected = if version >= 8 { issues.len() } else { 0 };
+                prop_assert_eq!(partition.record_errors.len(), expected);
                 let leader_id = leader.filter(|_| version >= 10).map_or(-1, |leader| leader.0);
                 prop_assert_eq!(partition.current_leader.leader_id, kp::BrokerId(leader_id));
             }

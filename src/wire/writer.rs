@@ -1,7 +1,8 @@
 //! Writing of protocol fields into one frame.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: a length that does not fit its field makes the whole frame an error, never a wrong frame.
+//! Promises: a length that does not fit its field makes the whole frame an error, never a wrong
+//! frame.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
