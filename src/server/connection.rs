@@ -18,11 +18,11 @@ use bytes::{Bytes, BytesMut};
 use crate::rt::net::TcpStream;
 use crate::rt::sync::{Notify, Queue};
 use crate::rt::{self, Lane};
-use crate::server::dispatch::{self, Dispatched};
+use crate::server::dispatch;
 use crate::server::response::{Part, Response};
 use crate::shard::budget::Charge;
 use crate::shard::shard::Shard;
-use crate::telemetry::names::Gauge;
+use crate::telemetry::names::{Counter, Gauge};
 use crate::wire::api::ApiKey;
 
 /// Answers of one connection that may wait for durability at a time.
@@ -40,7 +40,18 @@ const HEAD_SIZE: usize = 6;
 /// API key, version, correlation id, client id length: no request is shorter.
 const FRAME_SIZE_BYTES_MIN: usize = 10;
 
-type Answer = Pin<Box<dyn Future<Output = Option<Response>>>>;
+/// What the writer does when an answer's turn has come.
+pub(crate) enum Answer {
+    /// Writes it.
+    Write(Response),
+    /// Nothing: acks=0. The request's memory is free once its batches are durable.
+    Nothing,
+    /// Closes the connection: how acks=0 learns of a refusal, as in Kafka.
+    Close,
+}
+
+/// An answer that may still wait for durability.
+pub(crate) type PendingAnswer = Pin<Box<dyn Future<Output = Answer>>>;
 
 /// Why a connection ends, for the log line.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +67,27 @@ pub(crate) enum End {
     Refused(String),
 }
 
+/// A request between its frame and its answer: the memory it holds, and its place in the gauge.
+struct InFlight {
+    shard: Rc<Shard>,
+    _charge: Charge,
+}
+
+impl InFlight {
+    fn new(shard: &Rc<Shard>, charge: Charge) -> Self {
+        shard.metrics.raise(Gauge::InFlightRequests, 1);
+        Self { shard: shard.clone(), _charge: charge }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.shard.metrics.lower(Gauge::InFlightRequests, 1);
+    }
+}
+
 struct Shared {
-    answers: Queue<(Answer, Charge)>,
+    answers: Queue<(PendingAnswer, InFlight)>,
     /// Told whenever an answer has been written and none is left.
     all_written: Notify,
     unwritten: std::cell::Cell<usize>,
@@ -74,8 +104,8 @@ pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream) {
         unwritten: std::cell::Cell::new(0),
     });
     let writing = rt::spawn(Lane::Network, "connection-writer", {
-        let (shared, stream) = (shared.clone(), stream.clone());
-        async move { write_answers(&shared, &stream).await }
+        let (shared, shard, stream) = (shared.clone(), shard.clone(), stream.clone());
+        async move { write_answers(&shared, &shard, &stream).await }
     });
     let mut requests = Requests {
         shard: shard.clone(),
@@ -105,22 +135,21 @@ async fn serve(
             Ok(None) => return End::Quiet,
             Err(end) => return end,
         };
-        if shared.answers.is_closed() {
-            return End::Quiet; // the writer met its end
+        let in_flight = InFlight::new(shard, charge);
+        if shared.answers.is_closed() || shard.is_stopping() {
+            return End::Quiet; // the writer met its end, or the broker comes to its own
         }
         if !is_produce(&frame) {
             while shared.unwritten.get() > 0 {
                 shared.all_written.notified().await;
             }
         }
-        let answer: Answer = match dispatch::dispatch(shard, addresses, frame).await {
-            Ok(Dispatched::Ready(response)) => Box::pin(std::future::ready(Some(response))),
-            Ok(Dispatched::Pending(answer)) => answer,
-            Ok(Dispatched::NoAnswer) => continue,
+        let answer = match dispatch::dispatch(shard, addresses, frame).await {
+            Ok(answer) => answer,
             Err(end) => return end,
         };
         shared.unwritten.set(shared.unwritten.get() + 1);
-        if shared.answers.push((answer, charge)).await.is_err() {
+        if shared.answers.push((answer, in_flight)).await.is_err() {
             return End::Quiet;
         }
     }
@@ -169,6 +198,8 @@ impl Requests {
                 Some(read) => read?,
             };
         }
+        let received = u64::try_from(whole).unwrap_or(u64::MAX);
+        self.shard.metrics.add(Counter::BytesReceived, received);
         let mut frame = self.take(whole).freeze();
         bytes::Buf::advance(&mut frame, 4);
         Ok(Some((frame, charge)))
@@ -213,13 +244,14 @@ impl Requests {
     }
 }
 
-async fn write_answers(shared: &Shared, stream: &TcpStream) {
-    while let Some((answer, charge)) = shared.answers.pop().await {
+async fn write_answers(shared: &Shared, shard: &Shard, stream: &TcpStream) {
+    while let Some((answer, in_flight)) = shared.answers.pop().await {
         let written = match answer.await {
-            Some(response) => write(stream, response).await,
-            None => Err(std::io::ErrorKind::ConnectionAborted.into()),
+            Answer::Write(response) => write(shard, stream, response).await,
+            Answer::Nothing => Ok(()),
+            Answer::Close => Err(std::io::ErrorKind::ConnectionAborted.into()),
         };
-        drop(charge);
+        drop(in_flight);
         shared.unwritten.set(shared.unwritten.get() - 1);
         if written.is_err() {
             break;
@@ -236,8 +268,9 @@ async fn write_answers(shared: &Shared, stream: &TcpStream) {
     drop(stream.shutdown(Shutdown::Both)); // it may be gone already
 }
 
-async fn write(stream: &TcpStream, response: Response) -> std::io::Result<()> {
+async fn write(shard: &Shard, stream: &TcpStream, response: Response) -> std::io::Result<()> {
     let mut memory: Vec<Bytes> = Vec::new();
+    shard.metrics.add(Counter::BytesSent, response.size_bytes());
     for part in response.parts {
         match part {
             Part::Memory(bytes) => memory.push(bytes),

@@ -4,13 +4,12 @@
 //! in Kafka; ApiVersions alone answers what it does not know (KIP-511).
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 use crate::rt;
-use crate::server::connection::End;
+use crate::server::connection::{Answer, End, PendingAnswer};
 use crate::server::context::RequestContext;
 use crate::server::handlers::{
     cluster, configs, fetch, group_offsets, groups, metadata, offsets, produce, producer_ids,
@@ -23,17 +22,6 @@ use crate::wire::header::RequestHeader;
 use crate::wire::messages::{self, ColdResponse, Request};
 use crate::wire::{DecodeError, api_versions};
 
-/// What becomes of a request.
-pub(crate) enum Dispatched {
-    /// The answer.
-    Ready(Response),
-    /// The answer of a Produce whose batches have their places and wait to be durable. `None`: the
-    /// connection has to be closed instead (acks=0 and a refusal).
-    Pending(Pin<Box<dyn Future<Output = Option<Response>>>>),
-    /// There is none (acks=0).
-    NoAnswer,
-}
-
 /// Decodes and handles one frame (without its length prefix).
 ///
 /// Cancel: safe, except while Produce is submitting; the connection's reader never cancels.
@@ -41,14 +29,14 @@ pub(crate) async fn dispatch(
     shard: &Rc<Shard>,
     (peer, local): (SocketAddr, SocketAddr),
     frame: Bytes,
-) -> Result<Dispatched, End> {
+) -> Result<PendingAnswer, End> {
     let start = rt::now();
     let (header, body) = RequestHeader::parse(&frame).map_err(refused)?;
     drop(frame); // the batches in `body` shall be the only owners of their bytes
     let (api, version) = (header.api, header.version);
     if api == ApiKey::ApiVersions && !header.is_supported() {
         let answer = api_versions::encode_unsupported(header.correlation_id).map_err(broken)?;
-        return Ok(Dispatched::Ready(answer.into()));
+        return Ok(ready(answer.into()));
     }
     let request = messages::decode_request(&header, &body).map_err(refused)?;
     drop(body);
@@ -69,7 +57,11 @@ pub(crate) async fn dispatch(
     shard
         .metrics
         .observe_request(api.name(), start.elapsed(), false);
-    Ok(Dispatched::Ready(answer))
+    Ok(ready(answer))
+}
+
+fn ready(response: Response) -> PendingAnswer {
+    Box::pin(std::future::ready(Answer::Write(response)))
 }
 
 fn refused(error: DecodeError) -> End {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::rt::SharedFile;
+use crate::shard::budget::Charge;
 
 /// One piece.
 #[derive(Debug)]
@@ -24,12 +25,26 @@ pub(crate) enum Part {
 #[derive(Debug, Default)]
 pub(crate) struct Response {
     pub(crate) parts: Vec<Part>,
+    /// Memory that the parts hold until they are written.
+    pub(crate) _charge: Option<Charge>,
+}
+
+impl Response {
+    /// Bytes of all parts.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        let size = |part: &Part| match part {
+            Part::Memory(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            Part::File { size_bytes, .. } => *size_bytes,
+        };
+        self.parts.iter().map(size).sum()
+    }
 }
 
 impl From<Bytes> for Response {
     fn from(bytes: Bytes) -> Self {
         Self {
             parts: vec![Part::Memory(bytes)],
+            _charge: None,
         }
     }
 }

@@ -63,13 +63,11 @@ impl Changed {
 /// Destages and writes checkpoints until the task is cancelled.
 pub(crate) async fn destage(shard: Rc<Shard>) {
     let mut checkpoint_due = rt::now() + CHECKPOINT_INTERVAL;
+    let mut seen = shard.journal.next_position();
     loop {
-        if shard.changed.partitions.borrow().is_empty() {
-            shard.changed.arrived.notified().await;
-        }
         let outcome = destage_once(&shard).await;
-        let fill = permille(shard.journal.fill());
-        let is_due = fill > CHECKPOINT_FILL_PERMILLE || rt::now() >= checkpoint_due;
+        let is_due = permille(shard.journal.fill()) > CHECKPOINT_FILL_PERMILLE
+            || rt::now() >= checkpoint_due;
         if outcome.is_ok() && is_due {
             if let Err(error) = checkpoint(&shard).await {
                 tracing::error!(%error, "a checkpoint could not be written");
@@ -78,15 +76,24 @@ pub(crate) async fn destage(shard: Rc<Shard>) {
             checkpoint_due = rt::now() + CHECKPOINT_INTERVAL;
         }
         match outcome {
-            Ok(()) => shard.storage.on_space(),
+            Ok(_) => shard.storage.on_space(),
             Err(()) => rt::sleep(DISK_FULL_RETRY).await,
         }
+        // While nothing is appended there is nothing to do but the checkpoint that is still due.
+        let position = shard.journal.next_position();
+        let is_pressed = permille(shard.journal.fill()) > CHECKPOINT_FILL_PERMILLE
+            || !shard.logs.tail_budget().has_room();
+        if position == seen && outcome == Ok(false) && !is_pressed {
+            rt::timeout(CHECKPOINT_INTERVAL, shard.changed.arrived.notified()).await;
+        }
+        seen = position;
         rt::sleep(DESTAGE_INTERVAL).await;
     }
 }
 
-/// One round over the changed partitions; `Err` when the disk is full or has failed.
-async fn destage_once(shard: &Rc<Shard>) -> Result<(), ()> {
+/// One round over the changed partitions: whether there was anything to do. `Err` when the disk is
+/// full or has failed.
+async fn destage_once(shard: &Rc<Shard>) -> Result<bool, ()> {
     let partitions = shard.changed.all();
     let facts: Vec<DestageFacts> = partitions
         .iter()
@@ -101,7 +108,9 @@ async fn destage_once(shard: &Rc<Shard>) -> Result<(), ()> {
         is_tail_full: !shard.logs.tail_budget().has_room(),
         destage_bytes: shard.settings().destage_bytes,
     };
-    for (index, action) in destage::choose(&facts, pressure) {
+    let chosen = destage::choose(&facts, pressure);
+    let did_something = !chosen.is_empty();
+    for (index, action) in chosen {
         let partition = &partitions[index];
         match action {
             DestageAction::Destage => match partition.log().destage().await {
@@ -120,7 +129,7 @@ async fn destage_once(shard: &Rc<Shard>) -> Result<(), ()> {
             }
         }
     }
-    Ok(())
+    Ok(did_something)
 }
 
 /// Journals the few bytes that pin old ring space again. Room is reserved before the bytes are

@@ -4,7 +4,7 @@
 //! Promises: what a client sends is charged before it is read, whole frames, first come first
 //! served; a full produce pool holds back Produce bodies and nothing else, because every other
 //! request has a pool of its own.
-//! Invariants: [pool-order] request, then tail, then journal: nobody waits for an earlier pool while
+//! Invariants: [pool-order] request, then response, tail, journal: nobody waits for an earlier pool while
 //! holding a later one. The tail is bounded by `log::tail`, journal buffers by the journal.
 //! Limits: a frame larger than its pool takes the whole pool, alone.
 
@@ -16,6 +16,7 @@ use crate::rt::sync::{Permit, Semaphore};
 pub struct Budget {
     produce: Pool,
     control: Pool,
+    response: Pool,
 }
 
 #[derive(Debug)]
@@ -60,6 +61,7 @@ impl Budget {
         Self {
             produce: pool(pools.request_bytes - control),
             control: pool(control),
+            response: pool(pools.response_bytes),
         }
     }
 
@@ -71,6 +73,16 @@ impl Budget {
     /// Waits for room for any other frame.
     pub async fn charge_control(&self, size_bytes: usize) -> Charge {
         self.control.charge(size_bytes).await
+    }
+
+    /// Waits for room for the records of an answer, which are held until it is written.
+    pub async fn charge_response(&self, size_bytes: usize) -> Charge {
+        self.response.charge(size_bytes).await
+    }
+
+    /// Bytes in use by answers.
+    pub fn used_by_responses(&self) -> usize {
+        self.response.used()
     }
 
     /// Bytes in use: produce, other.

@@ -57,6 +57,14 @@ impl Shard {
         metrics.set(Gauge::LoopLongestMicros, micros(stalls.longest));
         let ((produce, control), pools) = (self.budget.used(), &self.settings().pools);
         metrics.set_pool(Pool::Request, count(produce + control), pools.request_bytes);
+        metrics.set_pool(
+            Pool::Response,
+            count(self.budget.used_by_responses()),
+            pools.response_bytes,
+        );
+        let journal = self.journal.stats();
+        metrics.set_counter(Counter::Commits, journal.blocks);
+        metrics.set_counter(Counter::JournalBytes, journal.written_bytes);
         let tail = self.logs.tail_budget();
         metrics.set_pool(
             Pool::Tail,

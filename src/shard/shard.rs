@@ -203,8 +203,12 @@ impl Shard {
         *self.image.borrow_mut() = image;
     }
 
-    pub(crate) fn begin_stop(&self) {
+    /// Accepts nothing new from now on, and answers the fetches that wait.
+    pub fn begin_stop(&self) {
         self.is_stopping.set(true);
+        for partition in self.partitions.all() {
+            partition.wake_fetches();
+        }
     }
 
     // ------------------------------------------------------------------ calls to other shards

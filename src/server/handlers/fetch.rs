@@ -38,9 +38,7 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
         let frame = refused
             .encode(ctx.version, ctx.correlation_id)
             .map_err(broken)?;
-        return Ok(Response {
-            parts: memory_parts(frame.parts),
-        });
+        return Ok(Response { parts: memory_parts(frame.parts), _charge: None });
     }
     let asked = resolve(&ctx.shard.image(), request);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
@@ -50,13 +48,17 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
     let limit = limit.min(ctx.config().fetch_max_bytes);
     loop {
         let sizes = sizes(ctx, &asked).await;
-        let is_due = is_due(&sizes, min_bytes) || rt::now() >= deadline;
+        let is_over = rt::now() >= deadline || ctx.shard.is_stopping();
+        let is_due = is_over || is_due(&sizes, min_bytes);
         if is_due {
             let (numbers, parts): (Vec<usize>, Vec<FetchPart>) =
                 share_out(&asked, &sizes, limit).into_iter().unzip();
+            let size_bytes = parts.iter().map(|part| part.size_bytes_max).sum();
+            let charge = ctx.shard.budget.charge_response(size_bytes).await;
             let fetched = ctx.shard.read(parts).await;
             let fetched = numbers.into_iter().zip(fetched).collect();
-            return answer(ctx, request, sizes, fetched);
+            let parts = answer(ctx, request, sizes, fetched)?;
+            return Ok(Response { parts, _charge: Some(charge) });
         }
         await_data(ctx, &asked, &sizes, deadline).await;
     }
@@ -176,7 +178,7 @@ fn answer(
     request: &FetchRequest,
     sizes: Vec<Result<Available, ErrorCode>>,
     mut fetched: HashMap<usize, Result<Fetched, Error>>,
-) -> Result<Response, End> {
+) -> Result<Vec<Part>, End> {
     let mut plans: Vec<Option<ReadPlan>> = Vec::with_capacity(sizes.len());
     let mut responses = Vec::with_capacity(sizes.len());
     let indexes = request
@@ -224,7 +226,7 @@ fn answer(
             }
         }
     }
-    Ok(Response { parts })
+    Ok(parts)
 }
 
 fn memory_parts(parts: Vec<fetch::Part>) -> Vec<Part> {

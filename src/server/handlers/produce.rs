@@ -24,12 +24,12 @@ use crate::model::record_batch::{self, BatchError, BatchHeader, TimestampType};
 use crate::partition::error::Error;
 use crate::partition::partition::Appended;
 use crate::rt;
-use crate::server::connection::End;
+use crate::server::connection::{Answer, End, PendingAnswer};
 use crate::server::context::RequestContext;
-use crate::server::dispatch::Dispatched;
 use crate::server::errors;
 use crate::server::response::Response;
 use crate::shard::calls::AppendPart;
+use crate::telemetry::names::Summary;
 use crate::wire::api::ApiKey;
 use crate::wire::produce::{
     ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordIssue,
@@ -46,7 +46,7 @@ type Slot = Result<(), (ErrorCode, Option<Error>)>;
 pub(crate) async fn handle(
     ctx: RequestContext,
     request: ProduceRequest,
-) -> Result<Dispatched, End> {
+) -> Result<PendingAnswer, End> {
     let acks = request.acks;
     let refused_whole = refuse_whole(&request);
     let mut topics: Vec<ProduceTopicResponse> = Vec::with_capacity(request.topics.len());
@@ -67,6 +67,10 @@ pub(crate) async fn handle(
             let slot = match (refused_whole, place) {
                 (Some(code), _) => Err((code, None)),
                 (None, None) => Err((unknown, None)),
+                // As in Kafka, the broker alone writes its own topics.
+                (None, Some(_)) if found.is_some_and(|t| t.is_internal()) => {
+                    Err((ErrorCode::InvalidTopicException, None))
+                }
                 (None, Some((partition, config))) => {
                     let records = p.records.unwrap_or_default();
                     match prepare(ctx.version, config, partition, records, frame_bytes).await {
@@ -86,23 +90,18 @@ pub(crate) async fn handle(
         });
     }
     let pending = ctx.shard.append(parts).await;
-    if acks == 0 && slots.iter().all(Result::is_ok) {
-        // No answer; a refusal at home closes nothing, for the batch may be refused much later.
-        ctx.shard
-            .metrics
-            .observe_request(ApiKey::Produce.name(), ctx.received.elapsed(), false);
-        return Ok(Dispatched::NoAnswer);
-    }
-    Ok(Dispatched::Pending(Box::pin(async move {
+    Ok(Box::pin(async move {
         let outcomes = pending.outcomes().await;
-        ctx.shard
-            .metrics
-            .observe_request(ApiKey::Produce.name(), ctx.received.elapsed(), false);
-        if acks == 0 {
-            return None; // KIP-219's neighbour: acks=0 learns of a refusal by the closed connection
+        let is_refused = slots.iter().any(Result::is_err) || outcomes.iter().any(Result::is_err);
+        let elapsed = ctx.received.elapsed();
+        ctx.shard.metrics.observe_request(ApiKey::Produce.name(), elapsed, is_refused);
+        ctx.shard.metrics.observe_time(Summary::ProduceLatency, elapsed);
+        match acks {
+            0 if is_refused => Answer::Close,
+            0 => Answer::Nothing,
+            _ => answer(&ctx, topics, slots, outcomes).map_or(Answer::Close, Answer::Write),
         }
-        answer(&ctx, topics, slots, outcomes)
-    })))
+    }))
 }
 
 /// Bytes of all batches: about the frame that they came in.
