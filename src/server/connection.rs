@@ -76,7 +76,10 @@ struct InFlight {
 impl InFlight {
     fn new(shard: &Rc<Shard>, charge: Charge) -> Self {
         shard.metrics.raise(Gauge::InFlightRequests, 1);
-        Self { shard: shard.clone(), _charge: charge }
+        Self {
+            shard: shard.clone(),
+            _charge: charge,
+        }
     }
 }
 

@@ -38,7 +38,10 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
         let frame = refused
             .encode(ctx.version, ctx.correlation_id)
             .map_err(broken)?;
-        return Ok(Response { parts: memory_parts(frame.parts), _charge: None });
+        return Ok(Response {
+            parts: memory_parts(frame.parts),
+            _charge: None,
+        });
     }
     let asked = resolve(&ctx.shard.image(), request);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
@@ -58,7 +61,10 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
             let fetched = ctx.shard.read(parts).await;
             let fetched = numbers.into_iter().zip(fetched).collect();
             let parts = answer(ctx, request, sizes, fetched)?;
-            return Ok(Response { parts, _charge: Some(charge) });
+            return Ok(Response {
+                parts,
+                _charge: Some(charge),
+            });
         }
         await_data(ctx, &asked, &sizes, deadline).await;
     }

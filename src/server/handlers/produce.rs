@@ -94,8 +94,12 @@ pub(crate) async fn handle(
         let outcomes = pending.outcomes().await;
         let is_refused = slots.iter().any(Result::is_err) || outcomes.iter().any(Result::is_err);
         let elapsed = ctx.received.elapsed();
-        ctx.shard.metrics.observe_request(ApiKey::Produce.name(), elapsed, is_refused);
-        ctx.shard.metrics.observe_time(Summary::ProduceLatency, elapsed);
+        ctx.shard
+            .metrics
+            .observe_request(ApiKey::Produce.name(), elapsed, is_refused);
+        ctx.shard
+            .metrics
+            .observe_time(Summary::ProduceLatency, elapsed);
         match acks {
             0 if is_refused => Answer::Close,
             0 => Answer::Nothing,
