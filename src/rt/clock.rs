@@ -129,6 +129,9 @@ pub async fn timeout<F: Future>(duration: Duration, future: F) -> Option<F::Outp
     .await
 }
 
+/// The longest time that is asked of glommio's timer wheel at once; a longer sleep asks again.
+const WHEEL_MAX: Duration = Duration::from_hours(1);
+
 /// The future of [`sleep`].
 #[must_use = "a sleep does nothing unless awaited"]
 pub struct Sleep {
@@ -176,7 +179,7 @@ impl Future for Sleep {
             }
             return Poll::Ready(());
         }
-        let left = self.deadline.saturating_since(now);
+        let left = self.deadline.saturating_since(now).min(WHEEL_MAX);
         let deadline = self.deadline;
         let timer = self.timer.get_or_insert_with(|| match runtime::current() {
             Runtime::Uring(_) => Timer::Uring {

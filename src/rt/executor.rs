@@ -26,7 +26,7 @@ use super::uring::UringShard;
 /// before the first ready task has run (the thread lost its core meanwhile), glommio takes "asked to
 /// yield" for "nothing to run" and parks with tasks ready, until something else wakes it. Our own
 /// slices (`uring.rs`) do without it.
-const PREEMPT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const PREEMPT: Duration = Duration::from_hours(365 * 24);
 
 /// The least that glommio registers with each of a shard's rings.
 const REGISTERED_MIN: usize = 64 << 10;
@@ -129,14 +129,19 @@ where
     let registered = registered_memory(&specs);
     let shard = Arc::new(shard);
     let (made, stands) = mpsc::channel();
+    let (end, ends) = mpsc::channel();
     let mut threads = Vec::with_capacity(specs.len());
     let mut failure = None;
     for (index, spec) in specs.into_iter().enumerate() {
         let (shard, pool, made) = (Arc::clone(&shard), Arc::clone(&pool), made.clone());
         let (go, may_go) = mpsc::channel();
+        let notice = EndNotice { ends: end.clone() };
         let thread = std::thread::Builder::new()
             .name(format!("corelog-{index}"))
-            .spawn(move || run_shard(index, &spec, registered, pool, (&made, &may_go), &*shard));
+            .spawn(move || {
+                let _notice = notice;
+                run_shard(index, &spec, registered, pool, (&made, &may_go), &*shard)
+            });
         match thread {
             Ok(thread) => threads.push((thread, go)),
             Err(source) => {
@@ -147,22 +152,20 @@ where
             }
         }
     }
-    drop((made, pool));
+    drop((made, pool, end));
     for _ in &threads {
         // A thread that panicked while it made its executor reports nothing; join finds it.
         if let Ok(Err(error)) = stands.recv() {
             failure = failure.or(Some(error));
         }
     }
-    if failure.is_none() {
-        for (_, go) in &threads {
-            // Fails only for a thread that panicked: found by join.
-            let _panicked = go.send(());
-        }
+    for (_, go) in &threads {
+        // Fails only for a thread that panicked: found by join.
+        let _panicked = go.send(failure.is_none());
     }
+    wait_for_end(&ends);
     let mut ended = Vec::with_capacity(threads.len());
-    for (index, (thread, go)) in threads.into_iter().enumerate() {
-        drop(go);
+    for (index, (thread, _go)) in threads.into_iter().enumerate() {
         match thread.join() {
             Ok(output) => ended.extend(output),
             Err(_) => failure = failure.or(Some(Error::Panicked { shard: index })),
@@ -171,12 +174,49 @@ where
     failure.map_or(Ok(ended), Err)
 }
 
+/// How long the other shards have to end after one panicked.
+const PANIC_GRACE: Duration = Duration::from_secs(10);
+
+/// Tells, when a shard's thread ends, whether it panicked.
+struct EndNotice {
+    ends: mpsc::Sender<bool>,
+}
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        // Nobody listens only when the starting thread is gone.
+        let _unheard = self.ends.send(std::thread::panicking());
+    }
+}
+
+/// Returns when every thread has ended. A shard that panicked takes the process with it, as it does
+/// where panics abort: the others may wait for it for ever.
+fn wait_for_end(ends: &mpsc::Receiver<bool>) {
+    loop {
+        match ends.recv() {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(mpsc::RecvError) => return,
+        }
+    }
+    loop {
+        match ends.recv_timeout(PANIC_GRACE) {
+            Ok(_) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                tracing::error!("a shard panicked and the others do not end: aborting");
+                std::process::abort();
+            }
+        }
+    }
+}
+
 fn run_shard<G, F, T>(
     index: usize,
     spec: &ShardSpec,
     registered: usize,
     pool: Arc<BlockingPool>,
-    (made, may_go): (&mpsc::Sender<Result<(), Error>>, &mpsc::Receiver<()>),
+    (made, may_go): (&mpsc::Sender<Result<(), Error>>, &mpsc::Receiver<bool>),
     shard: &G,
 ) -> Option<T>
 where
@@ -196,7 +236,9 @@ where
     };
     // Nobody listens only when the starting thread is gone, and then nobody says go either.
     let _unheard = made.send(report);
-    may_go.recv().ok()?;
+    if !may_go.recv().unwrap_or(false) {
+        return None;
+    }
     let (executor, ready) = made_here?;
     Some(executor.run(async {
         let this = Rc::new(UringShard::new(index, spec, ready, pool));

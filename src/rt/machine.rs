@@ -399,9 +399,11 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_named() {
-        let error = probe_direct_io(Path::new("/nonexistent/corelog")).unwrap_err();
+        let dir = crate::rt::testing::dir();
+        let missing = dir.path().join("missing");
+        let error = probe_direct_io(&missing).unwrap_err();
         assert!(
-            error.to_string().contains("/nonexistent/corelog"),
+            error.to_string().contains(missing.to_str().unwrap()),
             "{error}"
         );
     }

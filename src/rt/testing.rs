@@ -30,20 +30,20 @@ where
         .remove(0)
 }
 
-/// Runs `body` in a fresh directory: once over io_uring, then on simulated disks under many seeds.
+/// Runs `body` in a fresh directory: on simulated disks under many seeds, then over io_uring.
 pub(crate) fn on_both<F, Fut>(body: F)
 where
-    F: Fn(PathBuf) -> Fut + Clone + Send + Sync + 'static,
+    F: Fn(PathBuf) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let dir = dir();
-    let path = dir.path().to_owned();
-    let real = body.clone();
-    on_uring(move || real(path.clone()));
+    // The simulator first: it tests everything but the machine even where io_uring is forbidden.
     for seed in 0..SEEDS {
         Sim::new(seed).run(async {
             super::fs::create_dir_all("/data").await.unwrap();
             body(PathBuf::from("/data")).await;
         });
     }
+    let dir = dir();
+    let path = dir.path().to_owned();
+    on_uring(move || body(path.clone()));
 }
