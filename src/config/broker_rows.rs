@@ -450,8 +450,8 @@ static GROUPS: &[Row] = &[
         Kind::Int(1, 10_000),
         "50",
         "group/coordinator.rs",
-        "Partitions of `__consumer_offsets`. Takes effect at the first start; a later change is \
-         refused, because it would move every group.",
+        "Partitions of `__consumer_offsets`. Takes effect when that topic is made; later \
+         changes have no effect, because they would move every group.",
     ),
     row(
         "offset.metadata.max.bytes",

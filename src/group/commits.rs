@@ -122,19 +122,11 @@ impl Roster {
     pub fn fetch_offsets(&self, request: FetchOffsetsRequest) -> FetchOffsetsResponse {
         let index = match self.ready(&request.group_id) {
             Ok(index) => index,
-            Err(error) => {
-                return FetchOffsetsResponse {
-                    error,
-                    topics: Vec::new(),
-                };
-            }
+            Err(error) => return FetchOffsetsResponse::refused(request.topics, error),
         };
         match self.partitions.get(&index) {
             Some(partition) => partition.groups.fetch_offsets(request),
-            None => FetchOffsetsResponse {
-                error: ErrorCode::NotCoordinator,
-                topics: Vec::new(),
-            },
+            None => FetchOffsetsResponse::refused(request.topics, ErrorCode::NotCoordinator),
         }
     }
 

@@ -25,7 +25,7 @@ use super::requests::{
     JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, ListRequest, ListResponse,
     PartitionOutcomes, SyncRequest, SyncResponse,
 };
-use super::roster::{Output, Roster, RosterStats, Writer};
+use super::roster::{Claim, Output, Roster, RosterStats};
 use super::settings::GroupSettings;
 use super::turn::{Moment, Now};
 use crate::model::error_code::ErrorCode;
@@ -139,20 +139,26 @@ impl GroupCoordinator {
         Self { shared }
     }
 
+    /// How many partitions groups are spread over: what the topic has, once it is known. Only while
+    /// no partition is here.
+    pub fn set_partition_count(&self, count: i32) {
+        self.shared.roster.borrow_mut().set_partition_count(count);
+    }
+
     /// Reads a partition that has come to this shard and serves its groups from then on. Until then
     /// they are answered "loading"; after an error they cannot be served, until `load` is called anew.
     pub async fn load(&self, partition: i32) -> Result<(), LoadError> {
-        if !self.shared.roster.borrow_mut().begin_load(partition) {
+        let Some(claim) = self.shared.roster.borrow_mut().begin_load(partition) else {
             return Ok(());
-        }
-        let outcome = self.shared.read_log(partition).await;
+        };
+        let outcome = self.shared.read_log(claim).await;
         let outcome = outcome.and_then(|()| {
             let now = self.shared.now();
-            Ok(self.shared.roster.borrow_mut().end_load(partition, now)?)
+            Ok(self.shared.roster.borrow_mut().end_load(claim, now)?)
         });
         if let Err(error) = &outcome {
             tracing::error!(partition, %error, "the groups of an offsets partition cannot be served");
-            self.shared.roster.borrow_mut().fail_load(partition);
+            self.shared.roster.borrow_mut().fail_load(claim);
         }
         self.shared.settle();
         outcome
@@ -383,17 +389,17 @@ impl Shared {
         (writing.response, outcome)
     }
 
-    async fn read_log(&self, partition: i32) -> Result<(), LoadError> {
+    async fn read_log(&self, claim: Claim) -> Result<(), LoadError> {
         let mut replay = Replay::default();
         loop {
             let from = replay.next_offset();
-            let chunk = self.log.read(partition, from).await?;
+            let chunk = self.log.read(claim.index, from).await?;
             let mut records = Vec::new();
             replay.read(&chunk.batches, |record| records.push(record))?;
             let size = chunk.batches.len();
             self.roster
                 .borrow_mut()
-                .on_read(partition, records, size, chunk.end_offset);
+                .on_read(claim, records, size, chunk.end_offset);
             let at = replay.next_offset().unwrap_or(chunk.end_offset);
             if at >= chunk.end_offset {
                 return Ok(());
@@ -480,27 +486,27 @@ async fn retain(shared: Rc<Shared>, interval: Duration) {
 }
 
 /// Carries out the steps with one partition's log until there are no more.
-async fn write(shared: Rc<Shared>, writer: Writer) {
+async fn write(shared: Rc<Shared>, claim: Claim) {
     loop {
-        let step = shared.roster.borrow_mut().next_step(writer);
+        let step = shared.roster.borrow_mut().next_step(claim);
         match step {
             Step::Rest => return,
             Step::Append(records) => {
                 let count = i64::try_from(records.len()).unwrap_or(i64::MAX);
                 let batch = record::encode_batch(&records, rt::unix_ms());
-                let outcome = shared.log.append(writer.index, batch).await;
-                shared.note_log(writer.index, outcome.err());
+                let outcome = shared.log.append(claim.index, batch).await;
+                shared.note_log(claim.index, outcome.err());
                 let log_end = outcome.map(|base_offset| base_offset.plus(count));
                 let now = shared.now();
-                shared.roster.borrow_mut().on_appended(now, writer, log_end);
+                shared.roster.borrow_mut().on_appended(now, claim, log_end);
             }
             Step::AdvanceLogStart(start) => {
-                let outcome = shared.log.advance_log_start(writer.index, start).await;
-                shared.note_log(writer.index, outcome.err());
+                let outcome = shared.log.advance_log_start(claim.index, start).await;
+                shared.note_log(claim.index, outcome.err());
                 shared
                     .roster
                     .borrow_mut()
-                    .on_log_start(writer, outcome.is_ok());
+                    .on_log_start(claim, outcome.is_ok());
             }
         }
         shared.settle();

@@ -255,6 +255,28 @@ pub struct FetchOffsetsResponse {
     pub topics: Vec<(String, Vec<FetchedOffset>)>,
 }
 
+impl FetchOffsetsResponse {
+    /// A refusal: the error for the group, and for every partition that was asked for, because
+    /// versions below 2 have no other place for it.
+    pub fn refused(topics: Option<Vec<(String, Vec<i32>)>>, error: ErrorCode) -> Self {
+        let refuse = |partition| FetchedOffset {
+            partition,
+            offset: -1,
+            leader_epoch: -1,
+            metadata: String::new(),
+            error,
+        };
+        let topics = topics
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(topic, partitions)| (topic, partitions.into_iter().map(refuse).collect()));
+        Self {
+            error,
+            topics: topics.collect(),
+        }
+    }
+}
+
 /// One member as an administrator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DescribedMember {

@@ -45,9 +45,9 @@ pub enum Output {
     Written(u64, Result<(), OffsetsLogError>),
 }
 
-/// Whoever carries out the steps with one partition's log.
+/// The right to read or write one partition's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Writer {
+pub struct Claim {
     /// The partition.
     pub index: i32,
     /// Tells it from the same partition after it has left and come back.
@@ -111,7 +111,7 @@ impl Roster {
     }
 
     /// Writers for the partitions that need one and have none; they have one from now on.
-    pub fn take_unattended(&mut self) -> Vec<Writer> {
+    pub fn take_unattended(&mut self) -> Vec<Claim> {
         let mut writers = Vec::new();
         for index in std::mem::take(&mut self.unattended) {
             if let Some(partition) = self.partitions.get_mut(&index)
@@ -119,7 +119,7 @@ impl Roster {
                 && partition.has_work(&self.settings)
             {
                 partition.has_writer = true;
-                writers.push(Writer {
+                writers.push(Claim {
                     index,
                     incarnation: partition.incarnation,
                 });
@@ -162,29 +162,40 @@ impl Roster {
 
     // ------------------------------------------------------------------ partitions
 
-    /// The partition comes to this shard; its log is going to be read. Refused if it is here.
-    pub fn begin_load(&mut self, partition: i32) -> bool {
+    /// How many partitions groups are spread over: what the topic has, once it is known. Not to be
+    /// changed while partitions are here.
+    pub fn set_partition_count(&mut self, count: i32) {
+        assert!(
+            self.partitions.is_empty(),
+            "[filed] groups do not move between partitions"
+        );
+        Rc::make_mut(&mut self.settings).offsets_partition_count = count;
+    }
+
+    /// The partition comes to this shard; its log is going to be read. `None`: it is here.
+    pub fn begin_load(&mut self, index: i32) -> Option<Claim> {
         let is_here = self
             .partitions
-            .get(&partition)
+            .get(&index)
             .is_some_and(|partition| partition.status != Status::Failed);
-        if !is_here {
-            let incarnation = self.next_number();
-            let loading = OffsetsPartition::loading(incarnation);
-            self.partitions.insert(partition, loading);
+        if is_here {
+            return None;
         }
-        !is_here
+        let incarnation = self.next_number();
+        let loading = OffsetsPartition::loading(incarnation);
+        self.partitions.insert(index, loading);
+        Some(Claim { index, incarnation })
     }
 
     /// A part of its log was read: what it changes, its size, and where the log ends.
     pub fn on_read(
         &mut self,
-        partition: i32,
+        claim: Claim,
         records: Vec<GroupRecord>,
         size_bytes: usize,
         log_end: Offset,
     ) {
-        if let Some(partition) = self.partitions.get_mut(&partition) {
+        if let Some(partition) = self.claimed(claim) {
             for record in records {
                 partition.groups.apply(record);
             }
@@ -193,26 +204,29 @@ impl Roster {
     }
 
     /// All of its log was read: its groups come to life.
-    pub fn end_load(&mut self, index: i32, now: Now) -> Result<(), CodecError> {
-        let Some(partition) = self.partitions.get_mut(&index) else {
+    pub fn end_load(&mut self, claim: Claim, now: Now) -> Result<(), CodecError> {
+        let Some(partition) = self.claimed(claim) else {
             return Ok(());
         };
         partition.groups.revive(now)?;
         partition.status = Status::Ready;
-        for (id, entry) in partition.groups.iter_mut() {
-            self.member_count += entry.group.size();
-            self.member_bytes += entry.group.size_bytes();
-            refile(&mut self.deadlines, index, id, entry);
+        if let Some(partition) = self.partitions.get_mut(&claim.index) {
+            for (id, entry) in partition.groups.iter_mut() {
+                self.member_count += entry.group.size();
+                self.member_bytes += entry.group.size_bytes();
+                refile(&mut self.deadlines, claim.index, id, entry);
+            }
         }
-        self.unattended.insert(index);
+        self.unattended.insert(claim.index);
         Ok(())
     }
 
     /// Its log cannot be read: its groups cannot be served.
-    pub fn fail_load(&mut self, index: i32) {
-        let mut failed = OffsetsPartition::loading(0);
-        failed.status = Status::Failed;
-        self.partitions.insert(index, failed);
+    pub fn fail_load(&mut self, claim: Claim) {
+        if let Some(partition) = self.claimed(claim) {
+            *partition = OffsetsPartition::loading(claim.incarnation);
+            partition.status = Status::Failed;
+        }
     }
 
     /// The partition leaves this shard: all who wait are sent away.
@@ -578,16 +592,16 @@ impl Roster {
         }
     }
 
-    /// The partition of a writer, unless it has left this shard since.
-    fn attended(&mut self, writer: Writer) -> Option<&mut OffsetsPartition> {
-        let partition = self.partitions.get_mut(&writer.index)?;
-        (partition.incarnation == writer.incarnation).then_some(partition)
+    /// The partition of a claim, unless it has left this shard since.
+    fn claimed(&mut self, claim: Claim) -> Option<&mut OffsetsPartition> {
+        let partition = self.partitions.get_mut(&claim.index)?;
+        (partition.incarnation == claim.incarnation).then_some(partition)
     }
 
     /// The next step with the partition's log. At `Rest` the writer has ended.
-    pub fn next_step(&mut self, writer: Writer) -> Step {
+    pub fn next_step(&mut self, claim: Claim) -> Step {
         let settings = Rc::clone(&self.settings);
-        let Some(partition) = self.attended(writer) else {
+        let Some(partition) = self.claimed(claim) else {
             return Step::Rest;
         };
         let step = partition.next_step(&settings);
@@ -601,11 +615,11 @@ impl Roster {
     pub fn on_appended(
         &mut self,
         now: Now,
-        writer: Writer,
+        claim: Claim,
         outcome: Result<Offset, OffsetsLogError>,
     ) {
         let settings = Rc::clone(&self.settings);
-        let Some(partition) = self.attended(writer) else {
+        let Some(partition) = self.claimed(claim) else {
             return;
         };
         for (group, then) in partition.on_appended(outcome.ok(), &settings) {
@@ -617,19 +631,19 @@ impl Roster {
                 }
                 Then::Group(ticket) => {
                     let outcome = outcome.map(|_| ()).map_err(OffsetsLogError::code);
-                    self.on_stored(now, writer.index, &group, ticket, outcome);
+                    self.on_stored(now, claim.index, &group, ticket, outcome);
                 }
             }
-            if let Some(partition) = self.partitions.get_mut(&writer.index) {
+            if let Some(partition) = self.partitions.get_mut(&claim.index) {
                 partition.groups.forget_if_idle(&group);
             }
         }
     }
 
     /// The log start has moved, or could not be moved.
-    pub fn on_log_start(&mut self, writer: Writer, has_moved: bool) {
+    pub fn on_log_start(&mut self, claim: Claim, has_moved: bool) {
         let settings = Rc::clone(&self.settings);
-        if let Some(partition) = self.attended(writer) {
+        if let Some(partition) = self.claimed(claim) {
             partition.on_log_start(has_moved, &settings);
         }
     }

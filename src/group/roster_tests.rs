@@ -24,8 +24,8 @@ const DAY_MS: i64 = 86_400_000;
 #[derive(Clone, Copy)]
 enum Notice {
     Rested,
-    Appended(Writer, Result<Offset, OffsetsLogError>),
-    LogStart(Writer, bool),
+    Appended(Claim, Result<Offset, OffsetsLogError>),
+    LogStart(Claim, bool),
 }
 
 /// A shard with all offsets partitions, and whoever waits.
@@ -33,7 +33,7 @@ struct TestShard {
     roster: Roster,
     logs: BTreeMap<i32, MemoryLog>,
     now: Now,
-    writers: Vec<Writer>,
+    writers: Vec<Claim>,
     written: BTreeMap<u64, Result<(), OffsetsLogError>>,
     joins: BTreeMap<u64, JoinResponse>,
     syncs: BTreeMap<u64, SyncResponse>,
@@ -61,7 +61,7 @@ impl TestShard {
     fn start(settings: GroupSettings, logs: BTreeMap<i32, MemoryLog>, now: Now) -> Self {
         let mut roster = Roster::new(settings);
         for (index, log) in &logs {
-            assert!(roster.begin_load(*index));
+            let claim = roster.begin_load(*index).expect("it is not here");
             let mut replay = Replay::default();
             loop {
                 let chunk = log.read(replay.next_offset());
@@ -69,7 +69,7 @@ impl TestShard {
                 replay
                     .read(&chunk.batches, |record| records.push(record))
                     .expect("good batches");
-                roster.on_read(*index, records, chunk.batches.len(), chunk.end_offset);
+                roster.on_read(claim, records, chunk.batches.len(), chunk.end_offset);
                 if replay
                     .next_offset()
                     .is_none_or(|next| next >= chunk.end_offset)
@@ -77,7 +77,7 @@ impl TestShard {
                     break;
                 }
             }
-            roster.end_load(*index, now).expect("good values");
+            roster.end_load(claim, now).expect("good values");
         }
         Self {
             roster,
@@ -496,22 +496,22 @@ fn groups_of_other_shards_and_of_logs_still_being_read_are_refused() {
         errors(&mut roster),
         (not_here, not_here, not_here, not_here, not_here)
     );
-    assert!(roster.begin_load(index));
-    assert!(!roster.begin_load(index), "once is enough");
+    let claim = roster.begin_load(index).expect("it is not here");
+    assert_eq!(roster.begin_load(index), None, "once is enough");
     let loading = ErrorCode::CoordinatorLoadInProgress;
     assert_eq!(
         errors(&mut roster),
         (loading, ErrorCode::None, loading, loading, loading)
     );
     assert_eq!(roster.list(&ListRequest::default()).error, loading);
-    roster.fail_load(index);
+    roster.fail_load(claim);
     let failed = ErrorCode::CoordinatorNotAvailable;
     assert_eq!(
         errors(&mut roster),
         (failed, failed, failed, failed, failed)
     );
-    assert!(roster.begin_load(index), "a failed one is read anew");
-    roster.end_load(index, now).expect("an empty log");
+    let claim = roster.begin_load(index).expect("a failed one is read anew");
+    roster.end_load(claim, now).expect("an empty log");
     assert_eq!(
         roster.heartbeat(now, &heartbeat_of("g")),
         ErrorCode::UnknownMemberId
@@ -525,6 +525,33 @@ fn heartbeat_of(group: &str) -> HeartbeatRequest {
         member_id: "m".to_owned(),
         group_instance_id: None,
     }
+}
+
+#[test]
+fn a_refused_fetch_tells_the_error_for_every_partition_asked_for() {
+    // Versions 0 and 1 have no other place for it; without it a client would start over.
+    let mut roster = Roster::new(GroupSettings::default());
+    let index = roster.partition_of("g");
+    assert!(roster.begin_load(index).is_some());
+    let request = FetchOffsetsRequest {
+        group_id: "g".to_owned(),
+        topics: Some(vec![("t".to_owned(), vec![0, 1])]),
+        require_stable: false,
+    };
+    let response = roster.fetch_offsets(request);
+    assert_eq!(response.error, ErrorCode::CoordinatorLoadInProgress);
+    let errors: Vec<_> = response.topics[0].1.iter().map(|part| part.error).collect();
+    assert_eq!(errors, [ErrorCode::CoordinatorLoadInProgress; 2]);
+}
+
+#[test]
+fn groups_are_spread_over_as_many_partitions_as_the_topic_has() {
+    let mut roster = Roster::new(GroupSettings::default());
+    roster.set_partition_count(3);
+    let used: BTreeSet<i32> = (0..50)
+        .map(|n| roster.partition_of(&format!("g{n}")))
+        .collect();
+    assert_eq!(used, BTreeSet::from([0, 1, 2]));
 }
 
 #[test]
@@ -694,7 +721,7 @@ fn whoever_waits_when_the_partition_leaves_is_sent_away() {
     assert_eq!(shard.roster.stats().members, 0);
     assert_eq!(shard.roster.next_deadline(), None);
     // The same partition comes back while its old writer still waits for the log.
-    assert!(shard.roster.begin_load(index));
+    assert!(shard.roster.begin_load(index).is_some());
     shard
         .roster
         .on_appended(shard.now, writer, Ok(Offset::new(9)));

@@ -20,7 +20,7 @@ use crate::group::offsets_log::{LocalFuture, OffsetsLog, OffsetsLogError, ReadCh
 use crate::group::requests::{GroupReply, GroupRequest};
 use crate::group::settings::GroupSettings;
 use crate::log::log::NewBatch;
-use crate::model::ids::{PartitionIndex, TopicPartition};
+use crate::model::ids::{PartitionIndex, TopicId, TopicPartition};
 use crate::model::java_hash;
 use crate::model::offset::Offset;
 use crate::model::topic_name::OFFSETS_TOPIC;
@@ -32,14 +32,23 @@ use crate::shard::shard::Shard;
 
 /// Bytes that a load reads at a time.
 const READ_SIZE_BYTES: usize = 1 << 20;
-/// `offsets.topic.segment.bytes` of Kafka.
-const SEGMENT_BYTES: &str = "104857600";
+/// Only whole segments below the log start are deleted. So that the bound of the coordinator (a few
+/// MiB, or a few times the live state) bounds the disk, segments are as small.
+const SEGMENT_BYTES: &str = "4194304";
 
 /// The coordinator, once the shard runs, and the partitions it has.
 #[derive(Default)]
 pub(crate) struct Groups {
     coordinator: OnceCell<GroupCoordinator>,
-    loaded: RefCell<BTreeSet<i32>>,
+    loaded: RefCell<Loaded>,
+}
+
+/// What the coordinator has loaded, and of which topic: one that is deleted and made anew has
+/// nothing to do with the old one.
+#[derive(Default)]
+struct Loaded {
+    topic: Option<TopicId>,
+    partitions: BTreeSet<i32>,
 }
 
 impl Shard {
@@ -62,12 +71,21 @@ impl Shard {
         let Some(coordinator) = self.groups.coordinator.get() else {
             return;
         };
-        let Some(topic) = image.topic(OFFSETS_TOPIC) else {
-            return;
-        };
+        let topic = image.topic(OFFSETS_TOPIC);
+        let mut loaded = self.groups.loaded.borrow_mut();
+        if loaded.topic != topic.map(|topic| topic.id) {
+            for index in std::mem::take(&mut loaded.partitions) {
+                coordinator.unload(index);
+            }
+            loaded.topic = topic.map(|topic| topic.id);
+            if let Some(topic) = topic {
+                coordinator.set_partition_count(topic.partition_count);
+            }
+        }
+        let Some(topic) = topic else { return };
         for id in topic.partitions().filter(|id| self.home(*id) == self.id()) {
             let index = id.partition.0;
-            if self.groups.loaded.borrow_mut().insert(index) {
+            if loaded.partitions.insert(index) {
                 let coordinator = coordinator.clone();
                 let load = async move { drop(coordinator.load(index).await) }; // it logs errors
                 rt::spawn(Lane::Read, "group-load", load).detach();
@@ -75,16 +93,20 @@ impl Shard {
         }
     }
 
-    /// Committed offsets of topics that are gone go too.
-    pub(crate) fn forget_deleted_topics(self: &Rc<Self>) {
+    /// Committed offsets of deleted topics go too, whichever shards had their partitions. A topic that
+    /// was made anew under the same name begins without any.
+    pub(crate) fn forget_deleted_topics(&self, before: &Image, after: &Image) {
+        let gone = |topic: &&Arc<Topic>| after.topic_by_id(topic.id).is_none();
+        let names = before.topics().filter(gone).map(|t| t.name.to_string());
+        let names: BTreeSet<String> = names.collect();
+        if names.is_empty() {
+            return;
+        }
         let Some(coordinator) = self.groups.coordinator.get().cloned() else {
             return;
         };
-        let image = self.image();
         rt::spawn(Lane::Background, "group-forget", async move {
-            coordinator
-                .forget_topics(|name| image.topic(name).is_none())
-                .await;
+            coordinator.forget_topics(|name| names.contains(name)).await;
         })
         .detach();
     }
@@ -133,7 +155,8 @@ impl Shard {
         coordinator.handle(request).await
     }
 
-    async fn offsets_topic(self: &Rc<Self>) -> Option<Arc<Topic>> {
+    /// `__consumer_offsets`, made if it is not there. `None`: the shard is going down.
+    pub(crate) async fn offsets_topic(self: &Rc<Self>) -> Option<Arc<Topic>> {
         if let Some(topic) = self.image().topic(OFFSETS_TOPIC) {
             return Some(topic.clone());
         }

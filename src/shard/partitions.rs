@@ -135,8 +135,10 @@ impl Shard {
         if image.version() <= self.image().version() {
             return;
         }
-        let is_altered = image.broker_overrides() != self.image().broker_overrides();
+        let before = self.image();
+        let is_altered = image.broker_overrides() != before.broker_overrides();
         self.set_image(image.clone());
+        self.forget_deleted_topics(&before, &image);
         if is_altered {
             self.partitions.configs.borrow_mut().clear();
         }
@@ -156,9 +158,6 @@ impl Shard {
             .into_iter()
             .filter(|p| image.topic_by_id(p.id().topic).is_none())
             .collect();
-        if !gone.is_empty() {
-            self.forget_deleted_topics();
-        }
         for partition in gone {
             self.partitions.remove(partition.id());
             self.changed.remove(partition.owner());

@@ -160,17 +160,12 @@ pub(crate) async fn fetch(
             let partitions = partitions
                 .into_iter()
                 .map(|p| {
-                    // Below version 3 an error of the whole stands on every partition.
-                    let error = match ctx.version {
-                        ..=1 if fetched.error != ErrorCode::None => fetched.error,
-                        _ => p.error,
-                    };
                     OffsetFetchResponsePartition::default()
                         .with_partition_index(p.partition)
                         .with_committed_offset(p.offset)
                         .with_committed_leader_epoch(p.leader_epoch)
                         .with_metadata(Some(text(p.metadata)))
-                        .with_error_code(error.code())
+                        .with_error_code(p.error.code())
                 })
                 .collect();
             OffsetFetchResponseTopic::default()
@@ -188,12 +183,10 @@ pub(crate) async fn fetch(
 }
 
 async fn ask_offsets(ctx: &RequestContext, asked: FetchOffsetsRequest) -> FetchOffsetsResponse {
+    let topics = asked.topics.clone();
     match ask(ctx, GroupRequest::FetchOffsets(asked)).await {
         Some(GroupReply::FetchOffsets(fetched)) => fetched,
-        _ => FetchOffsetsResponse {
-            error: ErrorCode::NotCoordinator,
-            topics: Vec::new(),
-        },
+        _ => FetchOffsetsResponse::refused(topics, ErrorCode::NotCoordinator),
     }
 }
 

@@ -85,20 +85,18 @@ async fn create_missing(ctx: &RequestContext, topics: &[MetadataRequestTopic]) {
         .iter()
         .filter_map(|asked| asked.name.as_ref())
         .filter(|name| image.topic(name).is_none() && is_valid(name))
-        .map(|name| {
-            let partition_count = match name.as_str() {
-                OFFSETS_TOPIC => ctx.config().offsets_topic_num_partitions,
-                _ => -1,
-            };
-            let name = name.to_string();
-            NewTopic {
-                name,
-                partition_count,
-                replication_factor: -1,
-                ..NewTopic::default()
-            }
+        .map(|name| NewTopic {
+            name: name.to_string(),
+            partition_count: -1,
+            replication_factor: -1,
+            ..NewTopic::default()
         })
         .collect();
+    if missing.iter().any(|topic| topic.name == OFFSETS_TOPIC) {
+        // It has settings of its own.
+        missing.retain(|topic| topic.name != OFFSETS_TOPIC);
+        ctx.shard.offsets_topic().await;
+    }
     missing.sort_by(|a, b| a.name.cmp(&b.name));
     missing.dedup_by(|a, b| a.name == b.name);
     if !missing.is_empty() {

@@ -55,7 +55,11 @@ pub(crate) async fn handle(
     let image = ctx.shard.image();
     let frame_bytes = records_bytes(&request);
     for topic in request.topics {
-        let (found, unknown) = super::find_topic(&image, &topic.topic);
+        let (found, unknown) = match super::find_topic(&image, &topic.topic) {
+            // Only their coordinators write them: a foreign record would not be understood.
+            (Some(topic), _) if topic.is_internal() => (None, ErrorCode::InvalidTopicException),
+            other => other,
+        };
         let config = found.map(|t| ctx.shard.topic_config(t));
         let name = own_name(topic.topic);
         let mut partitions = Vec::with_capacity(topic.partitions.len());

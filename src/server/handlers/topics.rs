@@ -209,6 +209,14 @@ pub(crate) async fn create_partitions(
             }
             continue;
         }
+        if crate::model::topic_name::is_internal_topic(&topic.name) {
+            // Every group would move to another partition than the one that knows it.
+            let message = "The partitions of an internal topic cannot be changed.";
+            let code = ErrorCode::InvalidTopicException.code();
+            let message = Some(StrBytes::from_static_str(message));
+            results.push(result.with_error_code(code).with_error_message(message));
+            continue;
+        }
         changes.push(PartitionsChange {
             topic: topic.name.to_string(),
             count: topic.count,
