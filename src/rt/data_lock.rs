@@ -92,12 +92,21 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_named() {
+    fn a_missing_directory_is_made() {
         let dir = tempfile::tempdir().unwrap();
-        let missing = dir.path().join("missing");
-        let error = DataLock::acquire(&missing).unwrap_err();
+        let missing = dir.path().join("one/two");
+        let _lock = DataLock::acquire(&missing).unwrap();
+        assert!(missing.join(LOCK_FILE).is_file());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let below = file.path().join("data");
+        let error = DataLock::acquire(&below).unwrap_err();
+        assert!(error.to_string().starts_with("cannot lock "), "{error}");
         assert!(
-            error.to_string().contains(missing.to_str().unwrap()),
+            error.to_string().contains(below.to_str().unwrap()),
             "{error}"
         );
     }
