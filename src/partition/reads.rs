@@ -60,6 +60,17 @@ pub struct OffsetQuestion {
     pub timestamp: i64,
 }
 
+impl OffsetQuestion {
+    /// The end of a partition as consumers see it.
+    pub const fn latest(partition: TopicPartition) -> Self {
+        Self {
+            partition,
+            current_leader_epoch: -1,
+            timestamp: LATEST,
+        }
+    }
+}
+
 /// Its answer; offset and timestamp are -1 where there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetAnswer {

@@ -93,6 +93,13 @@ impl Shard {
         }
     }
 
+    /// Every committed offset of the groups coordinated here: group, topic, partition, offset.
+    pub(crate) fn for_each_committed(&self, visit: impl FnMut(&str, &str, i32, i64)) {
+        if let Some(coordinator) = self.groups.coordinator.get() {
+            coordinator.for_each_committed(visit);
+        }
+    }
+
     /// Committed offsets of deleted topics go too, whichever shards had their partitions. A topic that
     /// was made anew under the same name begins without any.
     pub(crate) fn forget_deleted_topics(&self, before: &Image, after: &Image) {

@@ -6,22 +6,60 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::model::ids::TopicPartition;
+use crate::partition::reads::OffsetQuestion;
 use crate::rt::{self, executor};
 use crate::shard::calls::{ShardCall, ShardReply};
 use crate::shard::shard::Shard;
 use crate::telemetry::exposition::{self, BrokerFacts};
-use crate::telemetry::metrics::ShardSnapshot;
+use crate::telemetry::metrics::{ConsumerLag, ShardSnapshot};
 use crate::telemetry::names::{Counter, Gauge, Pool};
 
 /// How often quantiles move on to a new window.
 const ROTATE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Rotates the windows of the summaries until the task is cancelled.
+/// How often the lag of consumers is looked up.
+const LAG_INTERVAL: Duration = Duration::from_secs(15);
+/// Committed offsets shown at most, of each shard.
+const LAGS_MAX: usize = 10_000;
+
+/// Rotates the windows of the summaries and refreshes consumer lags until the task is cancelled.
 pub(crate) async fn run(shard: Rc<Shard>) {
+    let mut rotated = rt::now();
     loop {
-        rt::sleep(ROTATE_INTERVAL).await;
-        shard.metrics.rotate();
+        rt::sleep(LAG_INTERVAL).await;
+        if rotated.elapsed() >= ROTATE_INTERVAL {
+            shard.metrics.rotate();
+            rotated = rt::now();
+        }
+        let lags = consumer_lags(&shard).await;
+        shard.metrics.set_consumer_lags(lags);
     }
+}
+
+/// How far each group coordinated here is behind, on whichever shards its partitions are.
+async fn consumer_lags(shard: &Rc<Shard>) -> Vec<ConsumerLag> {
+    let image = shard.image();
+    let (mut lags, mut questions) = (Vec::new(), Vec::new());
+    shard.for_each_committed(|group, topic, index, offset| {
+        let Some(partition) = image.topic(topic).and_then(|topic| topic.partition(index)) else {
+            return;
+        };
+        if lags.len() < LAGS_MAX {
+            questions.push(OffsetQuestion::latest(partition));
+            lags.push(ConsumerLag {
+                group: group.to_owned(),
+                topic: topic.to_owned(),
+                partition: index,
+                lag: u64::try_from(offset).unwrap_or(0),
+            });
+        }
+    });
+    let ends = shard.offsets(questions).await;
+    for (lag, end) in lags.iter_mut().zip(ends) {
+        let end = end.map_or(0, |end| u64::try_from(end.offset).unwrap_or(0));
+        lag.lag = end.saturating_sub(lag.lag);
+    }
+    lags
 }
 
 impl Shard {

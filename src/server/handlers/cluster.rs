@@ -90,20 +90,6 @@ pub(crate) fn find_coordinator(
 ) -> FindCoordinatorResponse {
     let (host, port) = ctx.advertised();
     let refused = coordinator_refusal(request.key_type);
-    if ctx.version < 4 {
-        let response = FindCoordinatorResponse::default();
-        return match refused {
-            Some((code, message)) => response
-                .with_error_code(code.code())
-                .with_error_message((ctx.version >= 1).then(|| StrBytes::from_static_str(message)))
-                .with_node_id(BrokerId(-1))
-                .with_port(-1),
-            None => response
-                .with_node_id(BrokerId(ctx.node_id().0))
-                .with_host(StrBytes::from_string(host))
-                .with_port(port),
-        };
-    }
     let coordinators = request
         .coordinator_keys
         .into_iter()

@@ -14,8 +14,7 @@ use kafka_protocol::messages::offset_delete_response::{
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::offset_fetch_response::{
-    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
-    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
 
 use crate::cluster::metadata::{Image, Topic};
@@ -129,64 +128,25 @@ fn resolve_commit(
     (response, commits)
 }
 
-/// OffsetFetch: one group below v8, many from there on.
+/// OffsetFetch.
 pub(crate) async fn fetch(
     ctx: &RequestContext,
     request: kafka::OffsetFetchRequest,
 ) -> kafka::OffsetFetchResponse {
-    if ctx.version >= 8 {
-        let mut groups = Vec::with_capacity(request.groups.len());
-        for group in request.groups {
-            groups.push(fetch_group(ctx, group, request.require_stable).await);
-        }
-        return kafka::OffsetFetchResponse::default().with_groups(groups);
+    let mut groups = Vec::with_capacity(request.groups.len());
+    for group in request.groups {
+        groups.push(fetch_group(ctx, group, request.require_stable).await);
     }
-    // Below version 2 there is no way to ask for all.
-    let topics = request.topics.map(|all| {
-        all.into_iter()
-            .map(|t| (t.name.to_string(), t.partition_indexes))
-            .collect()
-    });
-    let asked = FetchOffsetsRequest {
-        group_id: request.group_id.to_string(),
-        topics,
-        require_stable: request.require_stable,
-    };
-    let fetched = ask_offsets(ctx, asked).await;
-    let topics = fetched
-        .topics
-        .into_iter()
-        .map(|(name, partitions)| {
-            let partitions = partitions
-                .into_iter()
-                .map(|p| {
-                    OffsetFetchResponsePartition::default()
-                        .with_partition_index(p.partition)
-                        .with_committed_offset(p.offset)
-                        .with_committed_leader_epoch(p.leader_epoch)
-                        .with_metadata(Some(text(p.metadata)))
-                        .with_error_code(p.error.code())
-                })
-                .collect();
-            OffsetFetchResponseTopic::default()
-                .with_name(TopicName(text(name)))
-                .with_partitions(partitions)
-        })
-        .collect();
-    kafka::OffsetFetchResponse::default()
-        .with_topics(topics)
-        .with_error_code(if ctx.version >= 2 {
-            fetched.error.code()
-        } else {
-            0
-        })
+    kafka::OffsetFetchResponse::default().with_groups(groups)
 }
 
 async fn ask_offsets(ctx: &RequestContext, asked: FetchOffsetsRequest) -> FetchOffsetsResponse {
-    let topics = asked.topics.clone();
     match ask(ctx, GroupRequest::FetchOffsets(asked)).await {
         Some(GroupReply::FetchOffsets(fetched)) => fetched,
-        _ => FetchOffsetsResponse::refused(topics, ErrorCode::NotCoordinator),
+        _ => FetchOffsetsResponse {
+            error: ErrorCode::NotCoordinator,
+            topics: Vec::new(),
+        },
     }
 }
 

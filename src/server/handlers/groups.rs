@@ -37,18 +37,14 @@ pub(crate) async fn join(
     ctx: &RequestContext,
     request: kafka::JoinGroupRequest,
 ) -> kafka::JoinGroupResponse {
-    let session_timeout_ms = request.session_timeout_ms;
     let join = JoinRequest {
         group_id: request.group_id.to_string(),
         member_id: request.member_id.to_string(),
         group_instance_id: some_string(request.group_instance_id),
         client_id: ctx.client_id.to_string(),
         client_host: format!("/{}", ctx.peer.ip().to_canonical()),
-        session_timeout_ms,
-        rebalance_timeout_ms: match ctx.version {
-            0 => session_timeout_ms,
-            _ => request.rebalance_timeout_ms,
-        },
+        session_timeout_ms: request.session_timeout_ms,
+        rebalance_timeout_ms: request.rebalance_timeout_ms,
         protocol_type: request.protocol_type.to_string(),
         protocols: request
             .protocols
@@ -83,14 +79,13 @@ pub(crate) async fn join(
                 })
                 .collect(),
         );
-    let protocol_name = joined.protocol_name.map(text);
-    match ctx.version {
-        ..=6 => response.with_protocol_name(Some(protocol_name.unwrap_or_default())),
-        version => response
-            .with_protocol_type(joined.protocol_type.map(text))
-            .with_protocol_name(protocol_name)
-            .with_skip_assignment(version >= 9 && joined.skip_assignment),
+    let response = response
+        .with_protocol_name(joined.protocol_name.map(text))
+        .with_skip_assignment(joined.skip_assignment);
+    if ctx.version < 7 {
+        return response;
     }
+    response.with_protocol_type(joined.protocol_type.map(text))
 }
 
 /// SyncGroup.
@@ -144,23 +139,16 @@ pub(crate) async fn heartbeat(
     kafka::HeartbeatResponse::default().with_error_code(code.code())
 }
 
-/// LeaveGroup; below v3 the request names one member and its error stands at the top.
+/// LeaveGroup.
 pub(crate) async fn leave(
     ctx: &RequestContext,
     request: kafka::LeaveGroupRequest,
 ) -> kafka::LeaveGroupResponse {
-    let members = if ctx.version < 3 {
-        vec![LeavingMember {
-            member_id: request.member_id.to_string(),
-            group_instance_id: None,
-        }]
-    } else {
-        let leaving = |m: kafka::leave_group_request::MemberIdentity| LeavingMember {
-            member_id: m.member_id.to_string(),
-            group_instance_id: some_string(m.group_instance_id),
-        };
-        request.members.into_iter().map(leaving).collect()
+    let leaving = |m: kafka::leave_group_request::MemberIdentity| LeavingMember {
+        member_id: m.member_id.to_string(),
+        group_instance_id: some_string(m.group_instance_id),
     };
+    let members = request.members.into_iter().map(leaving).collect();
     let leave = LeaveRequest {
         group_id: request.group_id.to_string(),
         members,
@@ -172,30 +160,19 @@ pub(crate) async fn leave(
             members: Vec::new(),
         },
     };
-    let response = kafka::LeaveGroupResponse::default();
-    if ctx.version < 3 {
-        let only = left
-            .members
-            .first()
-            .map_or(ErrorCode::None, |(_, error)| *error);
-        let error = if left.error == ErrorCode::None {
-            only
-        } else {
-            left.error
-        };
-        return response.with_error_code(error.code());
-    }
-    response.with_error_code(left.error.code()).with_members(
-        left.members
-            .into_iter()
-            .map(|(member, error)| {
-                MemberResponse::default()
-                    .with_member_id(text(member.member_id))
-                    .with_group_instance_id(member.group_instance_id.map(text))
-                    .with_error_code(error.code())
-            })
-            .collect(),
-    )
+    kafka::LeaveGroupResponse::default()
+        .with_error_code(left.error.code())
+        .with_members(
+            left.members
+                .into_iter()
+                .map(|(member, error)| {
+                    MemberResponse::default()
+                        .with_member_id(text(member.member_id))
+                        .with_group_instance_id(member.group_instance_id.map(text))
+                        .with_error_code(error.code())
+                })
+                .collect(),
+        )
 }
 
 /// DescribeGroups.

@@ -16,8 +16,7 @@ use crate::server::context::RequestContext;
 
 /// Answers for all topics, or for those named.
 ///
-/// Version rules: v0 takes an empty list for "all", later versions take null; below v4 a named
-/// topic is always created when the broker allows it.
+/// Below v4 a named topic is always created when the broker allows it.
 pub(crate) async fn handle(ctx: &RequestContext, request: MetadataRequest) -> MetadataResponse {
     let (host, port) = ctx.advertised();
     let node = BrokerId(ctx.node_id().0);
@@ -29,7 +28,6 @@ pub(crate) async fn handle(ctx: &RequestContext, request: MetadataRequest) -> Me
         && (ctx.version < 4 || request.allow_auto_topic_creation);
     let topics = match request.topics {
         None => all_topics(ctx),
-        Some(topics) if ctx.version == 0 && topics.is_empty() => all_topics(ctx),
         Some(topics) => named_topics(ctx, topics, may_create).await,
     };
     MetadataResponse::default()

@@ -5,7 +5,6 @@ use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult,
 };
-use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
@@ -130,22 +129,18 @@ pub(crate) async fn delete(
     ctx: &RequestContext,
     request: DeleteTopicsRequest,
 ) -> DeleteTopicsResponse {
-    let asked: Vec<DeleteTopicState> = if ctx.version >= 6 {
-        request.topics
-    } else {
-        let by_name = |name| DeleteTopicState::default().with_name(Some(name));
-        request.topic_names.into_iter().map(by_name).collect()
-    };
     let image = ctx.shard.image();
-    let mut results = Vec::with_capacity(asked.len());
+    let mut results = Vec::with_capacity(request.topics.len());
     let mut doomed: Vec<(usize, TopicId)> = Vec::new();
-    for state in asked {
+    for state in request.topics {
         let found = match &state.name {
             Some(name) => image.topic(name),
             None => image.topic_by_id(TopicId::from(state.topic_id)),
         };
         let code = match (found, &state.name) {
             _ if !ctx.config().delete_topic_enable => ErrorCode::TopicDeletionDisabled,
+            // The coordinators keep their state there.
+            (Some(topic), _) if topic.is_internal() => ErrorCode::InvalidTopicException,
             (Some(topic), _) if doomed.iter().any(|(_, id)| *id == topic.id) => {
                 ErrorCode::InvalidRequest
             }
