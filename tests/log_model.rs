@@ -102,6 +102,9 @@ struct Model {
     /// A truncation that was asked for and may be in force.
     cut_asked: Option<i64>,
     next_sequence: i32,
+    /// Batches of the producer that must be recognised: fewer than five after a truncation, because
+    /// snapshots hold one for each producer, as Kafka's do.
+    window: Option<usize>,
 }
 
 impl Model {
@@ -110,11 +113,20 @@ impl Model {
     }
 
     fn cut(&mut self, end: i64) {
+        let is_lost = |batch: &&Batch| {
+            let header = BatchHeader::parse(&batch.bytes).expect("a batch");
+            batch.next > end && header.has_producer_id()
+        };
+        let lost = self.batches.iter().filter(is_lost).count();
+        self.window = self.window.map(|known| known.saturating_sub(lost).max(1));
         self.batches.retain(|batch| batch.next <= end);
         self.durable_end = self.durable_end.min(end);
         self.log_start_asked = self.log_start_asked.min(end);
-        self.cut_asked = None;
         self.refresh_sequence();
+    }
+
+    fn recognised(&self) -> usize {
+        self.window.unwrap_or(5).min(5)
     }
 
     fn refresh_sequence(&mut self) {
@@ -131,6 +143,10 @@ impl Model {
         let is_end = found_end == 0 || self.batches.iter().any(|batch| batch.next == found_end);
         let was_cut = self.cut_asked == Some(found_end);
         let is_allowed = is_end && (found_end >= self.durable_end || was_cut);
+        if was_cut {
+            self.window = Some(1);
+        }
+        self.cut_asked = None;
         self.cut(found_end);
         self.durable_end = found_end;
         is_allowed
@@ -391,7 +407,10 @@ async fn verify(world: &Shared, partition: usize, log: &Log) {
         .iter()
         .rev()
         .map(|b| BatchHeader::parse(&b.bytes).expect("a batch"));
-    for header in newest.filter(BatchHeader::has_producer_id).take(5) {
+    for header in newest
+        .filter(BatchHeader::has_producer_id)
+        .take(model.recognised())
+    {
         let verdict = log.check_producer(&header);
         assert!(
             matches!(verdict, Ok(Verdict::Duplicate(found)) if found.base_offset() == header.base_offset),
@@ -489,6 +508,7 @@ async fn append(world: &Shared, shard: &Shard, partition: usize) {
         timestamps,
     });
     if is_idempotent {
+        model.window = model.window.map(|known| known + 1);
         model.next_sequence = sequence + i32::try_from(count).expect("fits");
     }
 }
@@ -504,7 +524,7 @@ fn retry(world: &Shared, shard: &Shard, partition: usize) {
     let skip = usize::try_from(below(5)).expect("fits");
     if let Some(header) = newest
         .filter(BatchHeader::has_producer_id)
-        .take(5)
+        .take(model.recognised())
         .nth(skip)
     {
         let verdict = shard.logs[&partition].check_producer(&header);
@@ -580,7 +600,7 @@ async fn truncate(world: &Shared, shard: &Shard, partition: usize) {
     }
     world.borrow_mut().models[partition].cut_asked = Some(plan.next_offset.get());
     let position = shard
-        .enqueue(partition, log.truncation_entry(&plan), false)
+        .enqueue(partition, log.begin_truncation(&plan), false)
         .await;
     shard.pending.borrow_mut().insert(position);
     shard.in_force(position).await;
@@ -588,7 +608,10 @@ async fn truncate(world: &Shared, shard: &Shard, partition: usize) {
     shard.pending.borrow_mut().remove(&position);
     let mut world = world.borrow_mut();
     world.truncations += 1;
-    world.models[partition].cut(plan.next_offset.get());
+    let model = &mut world.models[partition];
+    model.cut_asked = None;
+    model.cut(plan.next_offset.get());
+    model.window = Some(1);
 }
 
 /// One run of the program: recovery, random work, and perhaps a clean stop.
@@ -618,7 +641,7 @@ async fn life(world: Shared, shard_count: usize, salt: usize) {
             34 => drop(log.destage().await.expect("the disk takes it")),
             35 => checkpoint(shard).await,
             36 => advance_log_start(&world, shard, partition).await,
-            37 if std::env::var("SIM_TRUNCATE").is_ok() => truncate(&world, shard, partition).await,
+            37 => truncate(&world, shard, partition).await,
             _ => sleep(Duration::from_millis(below(30))).await,
         }
     }

@@ -97,6 +97,9 @@ impl Log {
         let state = self.state.borrow();
         let segment = state.oldest_open();
         let start = state.destaged.destaged_position;
+        if state.is_truncating {
+            return None;
+        }
         let is_rolled = state.open.len() > 1;
         if is_rolled && state.oldest_open_end() <= state.offsets.durable_end {
             return Some(Run {

@@ -180,6 +180,8 @@ pub(super) struct State {
     pub(super) destaged: LogCheckpoint,
     /// Whether the log may append: the last partial block is in memory and in the journal's hands.
     pub(super) is_prepared: bool,
+    /// Whether the end is about to be cut off: nothing of it may be written or journaled again.
+    pub(super) is_truncating: bool,
     /// Whether a start would not find `destaged` in `partition.state`.
     pub(super) is_changed: bool,
     /// Sealed segments below the log start that are to be unlinked.
@@ -289,6 +291,7 @@ impl Log {
             epochs: destaged.epochs.clone(),
             destaged,
             is_prepared: false,
+            is_truncating: false,
             is_changed: false,
             retired: Vec::new(),
         };
@@ -454,7 +457,7 @@ impl Log {
         }
         let mut state = self.state.borrow_mut();
         assert!(
-            state.is_prepared,
+            state.is_prepared && !state.is_truncating,
             "[prepared] the last block is in the journal before an append"
         );
         header.base_offset = state.offsets.log_end;
@@ -564,7 +567,8 @@ impl Log {
         let start = align_down(state.destaged.destaged_position);
         let bytes = segment.end_position.saturating_sub(start);
         let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= bytes_max);
-        if state.open.len() > 1 || !fits || self.tail.borrow().pinned_entry().is_none() {
+        let is_idle = self.tail.borrow().pinned_entry().is_none();
+        if state.open.len() > 1 || state.is_truncating || !fits || is_idle {
             return None;
         }
         Some(self.carry_entry(&state, start))

@@ -40,14 +40,15 @@ impl Log {
                     .filter(|segment| segment.max_timestamp.is_none())
                     .copied()
             };
-            match unknown.filter(|_| settings.deletes && settings.retention_ms.is_some()) {
-                Some(segment) => drop(self.max_timestamp_of(&segment).await?),
-                None => {
-                    if expired.is_some_and(|expired| expired.rolls_active) {
-                        self.roll(now_ms);
-                    }
-                    return Ok(expired.map(|expired| expired.log_start));
+            if let Some(segment) =
+                unknown.filter(|_| settings.deletes && settings.retention_ms.is_some())
+            {
+                self.max_timestamp_of(&segment).await?;
+            } else {
+                if expired.is_some_and(|expired| expired.rolls_active) {
+                    self.roll(now_ms);
                 }
+                return Ok(expired.map(|expired| expired.log_start));
             }
         }
     }

@@ -630,6 +630,7 @@ fn truncation_in_memory_and_in_files_leaves_a_log_that_goes_on() {
                 .unwrap()
                 .unwrap();
             assert_eq!(plan.next_offset.get(), cut / 10 * 10);
+            log.begin_truncation(&plan);
             log.truncate(&plan).await.unwrap();
             assert_eq!(log.offsets().log_end, plan.next_offset);
             append(&log, &batch(7, 1, 300)).await;

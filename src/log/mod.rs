@@ -28,6 +28,10 @@ pub mod error;
 pub mod file_names;
 pub mod indexer;
 pub mod leader_epochs;
+#[expect(
+    clippy::module_inception,
+    reason = "a file is named like its main type, here the room's"
+)]
 pub mod log;
 pub mod log_start;
 #[cfg(test)]

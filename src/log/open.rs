@@ -61,12 +61,11 @@ impl Listing {
             match parse_file_name(name) {
                 Some((base, FileKind::Log)) => drop(listing.logs.insert(base, entry.len)),
                 Some((offset, FileKind::Snapshot)) => drop(listing.snapshots.insert(offset)),
-                Some(_) => {}
                 None if name == partition_metadata::FILE_NAME => listing.has_metadata = true,
                 None if name.ends_with(DELETED_SUFFIX) || name.ends_with(TEMPORARY_SUFFIX) => {
                     listing.leftovers.push(name.to_owned());
                 }
-                None => {}
+                Some(_) | None => {}
             }
         }
         Ok(listing)
@@ -206,15 +205,15 @@ impl Log {
             )
         };
         let interval = self.settings().index_interval_bytes;
-        let indexer = match read_indexes(&self.dir, base, end, Some(counts)).await? {
-            Some(indexes) => Indexer::resume(base, interval, end, max_timestamp, indexes),
-            None => {
+        let indexer =
+            if let Some(indexes) = read_indexes(&self.dir, base, end, Some(counts)).await? {
+                Indexer::resume(base, interval, end, max_timestamp, indexes)
+            } else {
                 let file = self.open_segment_file(base).await?;
                 let indexer = index_segment(file, base, end, interval).await?;
                 write_indexes(&self.dir, base, &indexer).await?;
                 indexer
-            }
-        };
+            };
         let counts = (indexer.offsets().count(), indexer.times().count());
         let mut state = self.state.borrow_mut();
         let segment = state.oldest_open_mut();
@@ -440,12 +439,11 @@ async fn read_epochs(dir: &Path) -> Result<LeaderEpochs, Error> {
         return Ok(LeaderEpochs::default());
     };
     let decoded = std::str::from_utf8(&bytes).ok().map(LeaderEpochs::decode);
-    match decoded {
-        Some(Ok(epochs)) => Ok(epochs),
-        _ => {
-            tracing::warn!(path = %path.display(), "unreadable, epochs are taken from the batches");
-            Ok(LeaderEpochs::default())
-        }
+    if let Some(Ok(epochs)) = decoded {
+        Ok(epochs)
+    } else {
+        tracing::warn!(path = %path.display(), "unreadable, epochs are taken from the batches");
+        Ok(LeaderEpochs::default())
     }
 }
 
@@ -482,9 +480,10 @@ pub(super) async fn rebuild_producers(
             if scanned.header.base_offset < from {
                 continue;
             }
-            let bytes = match scanned.header.is_control() {
-                true => scan.batch(&scanned).await?,
-                false => Bytes::new(),
+            let bytes = if scanned.header.is_control() {
+                scan.batch(&scanned).await?
+            } else {
+                Bytes::new()
             };
             include_producer(&mut states, &scanned.header, &bytes);
             rt::yield_if_needed().await;

@@ -224,9 +224,9 @@ impl Log {
             return Ok(Some(ReadPlan::default()));
         };
         stretch.limit = stretch.limit.min(first.position + to_u64(DIRECT_BYTES_MAX));
-        let span = stretch.limit.max(stretch.end).min(end) - first.position;
+        let length = stretch.limit.max(stretch.end).min(end) - first.position;
         let bytes = file
-            .read_exact(first.position, usize::try_from(span).unwrap_or(0))
+            .read_exact(first.position, usize::try_from(length).unwrap_or(0))
             .await?;
         let mut scan = Scan::over(file, first.position, bytes.clone());
         let path = scan.path();
@@ -306,15 +306,14 @@ impl Log {
             return Ok((file, indexes));
         }
         let found = read_indexes(&self.dir, base, segment.size_bytes, None).await?;
-        let (offsets, times) = match found {
-            Some(indexes) => indexes,
-            None => {
-                let (source, end) = (SegmentFile::Shared(file.clone()), segment.size_bytes);
-                let interval = self.settings().index_interval_bytes;
-                let indexer = index_segment(source, base, end, interval).await?;
-                write_indexes(&self.dir, base, &indexer).await?;
-                indexer.into_indexes()
-            }
+        let (offsets, times) = if let Some(indexes) = found {
+            indexes
+        } else {
+            let (source, end) = (SegmentFile::Shared(file.clone()), segment.size_bytes);
+            let interval = self.settings().index_interval_bytes;
+            let indexer = index_segment(source, base, end, interval).await?;
+            write_indexes(&self.dir, base, &indexer).await?;
+            indexer.into_indexes()
         };
         let indexes = Rc::new(SegmentIndexes { offsets, times });
         self.context.keep_indexes(key, &indexes);

@@ -7,8 +7,8 @@
 //! The *base* is where the log was known to stand: the journal checkpoint's record, else
 //! `partition.state`, else empty. An entry may be older than the base: bytes below the base's destaged
 //! position are skipped, and so are batches below its end. A truncation that is in the base already
-//! takes everything back to the base, because the entries before it may have been of the cut-off end;
-//! what followed it comes again behind it. The journal frees its ring by coarse marks, so that entries
+//! takes everything back to its cut, or to the base if that is above: entries before it may have been of
+//! the cut-off end; what followed it comes again behind it. The journal frees its ring by coarse marks, so that entries
 //! from before the base may come with holes between them: only what joins counts, and a hole is an
 //! error only if nothing that follows makes good for it.
 
@@ -54,6 +54,8 @@ pub(super) struct PartitionReplay {
     /// Why entries do not join what is there; forgiven by carried bytes, and by a truncation that is in
     /// the base.
     gap: Option<Error>,
+    /// Why a truncation could not be repeated; forgiven by a later one.
+    broken: Option<Error>,
     /// The base's segment lacks bytes that the base has: fine only if retention had removed it, so if
     /// its end, known once the log rolled, is at or below the log start.
     hollow: Option<Hollow>,
@@ -78,12 +80,11 @@ impl PartitionReplay {
             let text = partition_metadata::encode(topic_partition.topic);
             write_plain(&metadata, 0, text.as_bytes()).await?;
         }
-        let mut base = match record {
-            Some(record) => record,
-            None => {
-                let state = read_state(&dir).await?;
-                state.unwrap_or_else(|| LogCheckpoint::empty_at(Offset::ZERO))
-            }
+        let mut base = if let Some(record) = record {
+            record
+        } else {
+            let state = read_state(&dir).await?;
+            state.unwrap_or_else(|| LogCheckpoint::empty_at(Offset::ZERO))
         };
         base.destaged_position = align_down(base.destaged_position);
         let listing = Listing::read(&dir).await?;
@@ -111,6 +112,7 @@ impl PartitionReplay {
             file: None,
             indexer: None,
             gap: None,
+            broken: None,
             hollow,
         })
     }
@@ -163,7 +165,7 @@ impl PartitionReplay {
         if joins {
             self.gap = None;
         }
-        self.gap.is_some()
+        self.gap.is_some() || self.broken.is_some()
     }
 
     async fn write(&mut self, entry: Entry) -> Result<(), Error> {
@@ -204,10 +206,15 @@ impl PartitionReplay {
 
     /// Bytes below are flushed and must not be written again.
     fn flushed_position(&self) -> FilePosition {
-        if self.at.segment_base == self.base.segment_base {
-            self.base.destaged_position
+        if self.at.segment_base != self.base.segment_base {
+            return 0;
+        }
+        let flushed = self.base.destaged_position;
+        // of a segment that retention removed, the batch at the base's end is written whole again
+        if self.hollow.is_some() {
+            flushed.min(self.base.end_position)
         } else {
-            0
+            flushed
         }
     }
 
@@ -311,15 +318,14 @@ impl PartitionReplay {
         let found = read_indexes(&self.dir, base, end, Some(counts)).await?;
         let is_hollow = self.hollow.is_some() && base == self.base.segment_base;
         let found = found.or_else(|| is_hollow.then(Default::default));
-        let indexer = match found {
-            Some(indexes) => Indexer::resume(base, interval, end, self.at.max_timestamp, indexes),
-            None => {
-                self.at.offset_index_entries = 0;
-                self.at.time_index_entries = 0;
-                self.flush().await?;
-                let file = SharedFile::open(self.path(FileKind::Log)).await?;
-                index_segment(SegmentFile::Shared(file), base, end, interval).await?
-            }
+        let indexer = if let Some(indexes) = found {
+            Indexer::resume(base, interval, end, self.at.max_timestamp, indexes)
+        } else {
+            self.at.offset_index_entries = 0;
+            self.at.time_index_entries = 0;
+            self.flush().await?;
+            let file = SharedFile::open(self.path(FileKind::Log)).await?;
+            index_segment(SegmentFile::Shared(file), base, end, interval).await?
         };
         self.indexer = Some(indexer);
         Ok(())
@@ -333,8 +339,13 @@ impl PartitionReplay {
             return Err(self.corrupt(self.at.end_position, Damage::Gap { next }));
         }
         self.complete_segment().await?;
+        self.start_segment(entry.segment_base);
+        Ok(())
+    }
+
+    fn start_segment(&mut self, base: Offset) {
         if let Some(hollow) = &mut self.hollow {
-            hollow.next_offset.get_or_insert(entry.segment_base);
+            hollow.next_offset.get_or_insert(base);
         }
         let at = &mut self.at;
         *at = LogCheckpoint {
@@ -342,14 +353,10 @@ impl PartitionReplay {
             truncations: at.truncations,
             epochs: std::mem::take(&mut at.epochs),
             producers: std::mem::take(&mut at.producers),
-            ..LogCheckpoint::empty_at(entry.segment_base)
+            ..LogCheckpoint::empty_at(base)
         };
         self.written_end = 0;
-        self.indexer = Some(Indexer::new(
-            entry.segment_base,
-            self.settings.index_interval_bytes,
-        ));
-        Ok(())
+        self.indexer = Some(Indexer::new(base, self.settings.index_interval_bytes));
     }
 
     /// Exact length, exact indexes, and the producer snapshot at the end of the current segment.
@@ -412,27 +419,77 @@ impl PartitionReplay {
 
     async fn truncate(&mut self, entry: &Entry) -> Result<(), Error> {
         let number = u64::try_from(entry.base_offset.get()).unwrap_or(0);
-        self.buffer.clear();
+        self.flush().await?;
         self.indexer = None;
         if let Some(file) = self.file.take() {
             file.close().await?;
         }
-        self.gap = None;
-        if number <= self.base.truncations {
+        let cut = (entry.segment_base, entry.file_position);
+        let base_end = (self.base.segment_base, self.base.end_position);
+        let at_end = (self.at.segment_base, self.at.end_position);
+        let is_new = number > self.base.truncations;
+        if self.gap.is_none() && cut > base_end && cut <= at_end {
+            // the base is below the cut: what lies between came before it
+            self.rewind_to(entry).await?;
+        } else if is_new {
+            match self.cut(entry).await {
+                Ok(()) => {
+                    self.hollow = None;
+                    self.broken = None;
+                }
+                Err(error @ Error::Corrupt { .. }) => {
+                    // a later truncation may have removed what this one needs; it repeats it all
+                    self.broken = Some(error);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        } else {
             self.at = self.base.clone();
+            self.written_end = self.at.destaged_position.max(self.at.end_position);
             if let Some(hollow) = &mut self.hollow {
                 hollow.next_offset = None;
             }
-            self.written_end = self.at.destaged_position.max(self.at.end_position);
-            return Ok(());
+            remove_above(&self.dir, self.at.segment_base, self.at.next_offset).await?;
         }
-        self.cut(entry, number).await?;
-        self.base = self.at.clone();
+        self.gap = None;
+        if is_new {
+            self.at.truncations = number;
+            self.base = self.at.clone();
+        }
         Ok(())
     }
 
-    /// Cuts the log where the entry says. The segment is read again: truncations are rare.
-    async fn cut(&mut self, entry: &Entry, number: u64) -> Result<(), Error> {
+    /// Goes back to the base and from there to the cut, by what the files hold by now.
+    async fn rewind_to(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.at = self.base.clone();
+        if let Some(hollow) = &mut self.hollow {
+            hollow.next_offset = None;
+        }
+        loop {
+            let is_last = self.at.segment_base == entry.segment_base;
+            self.written_end = match is_last {
+                true => entry.file_position,
+                false => fs::file_len(self.path(FileKind::Log)).await?,
+            };
+            self.load_indexer().await?;
+            if self.written_end > self.at.end_position {
+                self.include_from_file().await?;
+            }
+            if is_last {
+                break;
+            }
+            self.complete_segment().await?;
+            self.start_segment(self.at.next_offset);
+        }
+        let file = self.file().await?;
+        file.truncate(entry.file_position).await?;
+        self.at.destaged_position = align_down(entry.file_position);
+        remove_above(&self.dir, entry.segment_base, entry.next_offset).await
+    }
+
+    /// Cuts off part of the base. The segment is read again: truncations are rare.
+    async fn cut(&mut self, entry: &Entry) -> Result<(), Error> {
         let (base, end) = (entry.segment_base, entry.file_position);
         let path = self.dir.join(file_name(base, FileKind::Log));
         if end > 0 || fs::exists(&path).await? {
@@ -454,7 +511,7 @@ impl PartitionReplay {
             destaged_position: align_down(end),
             end_position: end,
             next_offset: entry.next_offset,
-            truncations: number,
+            truncations: self.at.truncations,
             epochs: self.at.epochs.clone(),
             ..LogCheckpoint::empty_at(base)
         };
@@ -478,7 +535,7 @@ impl PartitionReplay {
 
     /// Completes the directory, but for `partition.state`, whose content it returns.
     pub(super) async fn complete(&mut self) -> Result<LogCheckpoint, Error> {
-        if let Some(gap) = self.gap.take() {
+        if let Some(gap) = self.broken.take().or(self.gap.take()) {
             return Err(gap);
         }
         let at = &mut self.at;

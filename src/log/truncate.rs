@@ -4,7 +4,7 @@
 //! Promises: the log ends at a batch boundary at or below the offset asked for; producers, epochs and
 //! indexes are those of the batches that are left.
 //!
-//! In this order: `plan_truncation`, its entry goes to the journal, once it is durable `truncate`, then
+//! In this order: `plan_truncation`, the entry of `begin_truncation` goes to the journal, once it is durable `truncate`, then
 //! `prepare`, whose entry goes to the journal, and only then the next append. The caller lets no append
 //! in between. Every truncation has a number, so that replay knows which ones a checkpoint contains.
 
@@ -59,20 +59,17 @@ impl Log {
             }));
         }
         let sealed = self.state.borrow().sealed.floor(offset);
-        let (file, segment_base, near, end) = match sealed {
-            Some(segment) => {
-                let (file, indexes) = self.sealed_segment(&segment).await?;
-                let near = indexes.offsets.floor(segment.base_offset, offset);
-                let file = SegmentFile::Shared(file);
-                (file, segment.base_offset, near, segment.size_bytes)
-            }
-            None => {
-                let (base, end) = {
-                    let state = self.state.borrow();
-                    (state.oldest_open().base, state.destaged.end_position)
-                };
-                (self.open_segment_file(base).await?, base, 0, end)
-            }
+        let (file, segment_base, near, end) = if let Some(segment) = sealed {
+            let (file, indexes) = self.sealed_segment(&segment).await?;
+            let near = indexes.offsets.floor(segment.base_offset, offset);
+            let file = SegmentFile::Shared(file);
+            (file, segment.base_offset, near, segment.size_bytes)
+        } else {
+            let (base, end) = {
+                let state = self.state.borrow();
+                (state.oldest_open().base, state.destaged.end_position)
+            };
+            (self.open_segment_file(base).await?, base, 0, end)
         };
         let found = find(&file, near, end, offset).await?;
         Ok(found.map(|batch| Truncation {
@@ -83,8 +80,10 @@ impl Log {
         }))
     }
 
-    /// What the journal has to make durable before `truncate`.
-    pub fn truncation_entry(&self, truncation: &Truncation) -> Entry {
+    /// What the journal has to make durable before `truncate`. From here on nothing is destaged or
+    /// carried: it might be of what goes.
+    pub fn begin_truncation(&self, truncation: &Truncation) -> Entry {
+        self.state.borrow_mut().is_truncating = true;
         Entry {
             kind: EntryKind::Truncate,
             topic_partition: self.topic_partition(),
@@ -232,6 +231,7 @@ impl State {
         offsets.high_watermark = offsets.high_watermark.min(end);
         offsets.last_stable = offsets.last_stable.min(end);
         self.destaged.truncations = truncation.number;
+        self.is_truncating = false;
         self.refresh_destaged_end();
         self.offsets.assert_ordered();
         self.is_changed = true;
