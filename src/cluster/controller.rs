@@ -217,6 +217,7 @@ fn check_room(image: &Image, added: i64) -> Result<(), Refusal> {
     Ok(())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err as it is")]
 fn invalid_config(error: crate::config::Error) -> Refusal {
     Refusal::new(ErrorCode::InvalidConfig, error.to_string())
 }
@@ -287,13 +288,13 @@ pub fn plan_topic_config(
     };
     for change in changes(update)? {
         match &change {
-            ConfigChange::Set(name, value) => overrides.set(name, required(name, value)?),
+            ConfigChange::Set(name, value) => overrides.set(name, required(name, value.as_ref())?),
             ConfigChange::Delete(name) => overrides.remove(name),
             ConfigChange::Append(name, value) => {
-                overrides.append(name, required(name, value)?, broker)
+                overrides.append(name, required(name, value.as_ref())?, broker)
             }
             ConfigChange::Subtract(name, value) => {
-                overrides.subtract(name, required(name, value)?, broker)
+                overrides.subtract(name, required(name, value.as_ref())?, broker)
             }
         }
         .map_err(invalid_config)?;
@@ -317,7 +318,7 @@ pub fn plan_broker_config(
     for change in changes(update)? {
         match change {
             ConfigChange::Set(name, value) => {
-                let value = required(&name, &value)?.to_owned();
+                let value = required(&name, value.as_ref())?.to_owned();
                 configs.insert(name, value);
             }
             ConfigChange::Delete(name) => drop(configs.remove(&name)),
@@ -364,8 +365,8 @@ fn changes(update: &ConfigUpdate) -> Result<Vec<ConfigChange>, Refusal> {
     Ok(changes)
 }
 
-fn required<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, Refusal> {
-    value.as_deref().ok_or_else(|| {
+fn required<'a>(name: &str, value: Option<&'a String>) -> Result<&'a str, Refusal> {
+    value.map(String::as_str).ok_or_else(|| {
         let message = format!("Null value not supported for : {name}");
         Refusal::new(ErrorCode::InvalidConfig, message)
     })

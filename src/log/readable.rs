@@ -18,7 +18,7 @@ impl Log {
         let tail = self.tail.borrow();
         if tail.first_offset().is_none_or(|first| first > from) {
             drop(tail);
-            return self.size_bytes().min(COUNT_BYTES_MAX).max(1);
+            return self.size_bytes().clamp(1, COUNT_BYTES_MAX);
         }
         let mut bytes = 0u64;
         for batch in tail

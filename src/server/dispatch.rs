@@ -87,7 +87,7 @@ async fn handle_cold(ctx: &RequestContext, request: Request) -> Encoded {
         Request::Metadata(r) => encode(ctx, metadata::handle(ctx, r).await),
         Request::DescribeCluster(r) => encode(ctx, cluster::describe_cluster(ctx, &r)),
         Request::DescribeTopicPartitions(r) => {
-            encode(ctx, cluster::describe_topic_partitions(ctx, r))
+            encode(ctx, cluster::describe_topic_partitions(ctx, &r))
         }
         Request::FindCoordinator(r) => encode(ctx, cluster::find_coordinator(ctx, r)),
         Request::ListConfigResources(r) => encode(ctx, cluster::list_config_resources(ctx, &r)),

@@ -70,7 +70,7 @@ pub(crate) async fn run(shard: Rc<Shard>) {
     loop {
         let (part, ack) = shard.appends.next().await;
         match append(&shard, part).await {
-            Ok((partition, accepted)) => acknowledge(&shard, &partition, accepted, ack),
+            Ok((partition, accepted)) => acknowledge(&shard, &partition, &accepted, ack),
             Err(error) => drop(ack.send(Err(error))),
         }
         rt::yield_if_needed().await;
@@ -155,11 +155,11 @@ async fn room<T>(shard: &Shard, wait: impl Future<Output = T>) -> Result<T, Erro
     }
 }
 
-fn acknowledge(shard: &Shard, partition: &Partition, admitted: Admitted, ack: AckSender) {
+fn acknowledge(shard: &Shard, partition: &Partition, admitted: &Admitted, ack: AckSender) {
     let Admitted {
         appended,
         next_offset,
-    } = admitted;
+    } = *admitted;
     if shard.partitions.durability(partition.id()) == Durability::Memory {
         // The topic relaxes the answer only: the batch is in the same next commit as any other.
         drop(ack.send(Ok(appended)));

@@ -24,6 +24,8 @@ use crate::shard::shard::{Parts, Process, Shard};
 use crate::shard::{appends, background, observe, partitions, serve};
 use crate::telemetry::metrics;
 
+/// No message takes more of the journal's ring than this part.
+const MESSAGE_DIVISOR: u64 = 8;
 /// How often a stopping shard looks whether everything is answered.
 const QUIET_POLL: Duration = Duration::from_millis(5);
 
@@ -176,8 +178,6 @@ impl Shard {
 fn journal_config(process: &Process) -> JournalConfig {
     let settings = &process.settings;
     let usize_of = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    /// No message takes more of the ring than this part.
-    const MESSAGE_DIVISOR: u64 = 8;
     let message = settings
         .request_bytes_max
         .min(usize_of(settings.journal_bytes / MESSAGE_DIVISOR));

@@ -25,13 +25,16 @@ use crate::rt::{self, Lane};
 use crate::shard::recovery;
 use crate::shard::shard::Shard;
 
+/// A topic and the settings in force for it; stale when the image has another `Arc` of the topic.
+type Resolved = (Arc<Topic>, Rc<TopicConfig>);
+
 /// Partitions and resolved topic settings of one shard.
 #[derive(Default)]
 pub(crate) struct Partitions {
     by_id: RefCell<HashMap<TopicPartition, Rc<Partition>>>,
     by_owner: RefCell<HashMap<Owner, Rc<Partition>>>,
     next_owner: Cell<u64>,
-    configs: RefCell<HashMap<TopicId, (Arc<Topic>, Rc<TopicConfig>)>>,
+    configs: RefCell<HashMap<TopicId, Resolved>>,
 }
 
 impl Partitions {

@@ -126,7 +126,7 @@ fn coordinator_refusal(key_type: i8) -> Option<(ErrorCode, &'static str)> {
 /// DescribeTopicPartitions: pages through the partitions of the named topics (KIP-966).
 pub(crate) fn describe_topic_partitions(
     ctx: &RequestContext,
-    request: DescribeTopicPartitionsRequest,
+    request: &DescribeTopicPartitionsRequest,
 ) -> DescribeTopicPartitionsResponse {
     let image = ctx.shard.image();
     let mut names: Vec<String> = if request.topics.is_empty() {

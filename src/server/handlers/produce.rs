@@ -310,12 +310,10 @@ fn check_keys(header: &BatchHeader, batch: &[u8], limit: usize) -> Result<(), Er
     const REASON: &str = "Compacted topic cannot accept message without key";
     let payload = record::payload(header, batch, limit).map_err(record_error)?;
     let mut keyless = Vec::new();
-    let mut index = 0i32;
-    for record in record::iter_records(&payload, header.record_count) {
+    for (index, record) in (0i32..).zip(record::iter_records(&payload, header.record_count)) {
         if record.map_err(record_error)?.key.is_none() {
             keyless.push((index, format!("{REASON} in topic partition.")));
         }
-        index += 1;
     }
     if keyless.is_empty() {
         return Ok(());
