@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -380,10 +380,14 @@ async fn verify(world: &Shared, partition: usize, log: &Log) {
     for entry in fs::read_dir(dir(partition)).await.expect("lists") {
         let name = entry.name.to_string_lossy().into_owned();
         assert!(
-            !name.ends_with(".tmp") && !name.ends_with(".deleted"),
+            !has_extension(&name, "tmp") && !has_extension(&name, "deleted"),
             "{name}"
         );
-        total += if name.ends_with(".log") { entry.len } else { 0 };
+        total += if has_extension(&name, "log") {
+            entry.len
+        } else {
+            0
+        };
     }
     log.delete_retired().await.expect("deletes");
     assert!(
@@ -417,6 +421,12 @@ async fn verify(world: &Shared, partition: usize, log: &Log) {
             "partition {partition}: {verdict:?} for {header:?}"
         );
     }
+}
+
+fn has_extension(name: &str, extension: &str) -> bool {
+    Path::new(name)
+        .extension()
+        .is_some_and(|found| found == extension)
 }
 
 /// Reads once and compares; returns where the next read goes on.
@@ -697,7 +707,7 @@ fn run_seed(seed: u64, totals: &mut (usize, usize, usize, usize)) {
             >> 20;
         let sim = Sim::with_disk(seed * 100 + number, disk.clone());
         let (shard_count, salt) = (1 + index(draw % 3), index(draw / 3 % 3));
-        if draw / 9 % 4 != 0 {
+        if !(draw / 9).is_multiple_of(4) {
             disk.crash_after(1 + draw / 36 % 900);
         }
         let ended = sim.run_until_crash(life(world.clone(), shard_count, salt));

@@ -553,3 +553,80 @@ pub fn choose(facts: &[DestageFacts], pressure: Pressure) -> Vec<(usize, Destage
         .filter_map(|(index, action)| Some((index, action?)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(destageable_bytes: u64, undestaged_bytes: u64, pinned: Option<u64>) -> DestageFacts {
+        let pinned_entry = pinned.map(Position);
+        DestageFacts {
+            destageable_bytes,
+            undestaged_bytes,
+            pinned_entry,
+        }
+    }
+
+    fn pressure(ring_fill_permille: u32, is_tail_full: bool) -> Pressure {
+        Pressure {
+            ring_fill_permille,
+            is_tail_full,
+            destage_bytes: 1 << 20,
+        }
+    }
+
+    #[test]
+    fn without_pressure_only_large_writes_are_worth_it() {
+        let logs = [facts(1 << 20, 2 << 20, Some(5)), facts(4096, 5000, Some(1))];
+        assert_eq!(
+            choose(&logs, pressure(0, false)),
+            [(0, DestageAction::Destage)]
+        );
+    }
+
+    #[test]
+    fn a_filling_ring_frees_its_oldest_entries_and_carries_what_is_small() {
+        let mut logs: Vec<_> = (0..8).map(|n| facts(0, 100, Some(100 + n))).collect();
+        logs.push(facts(100 << 10, 100 << 10, Some(3)));
+        logs.push(facts(0, 0, None));
+        let expected = [
+            (0, DestageAction::Carry),
+            (1, DestageAction::Carry),
+            (8, DestageAction::Destage),
+        ];
+        assert_eq!(choose(&logs, pressure(600, false)), expected);
+        assert_eq!(choose(&logs, pressure(800, false)).len(), 5);
+        assert_eq!(choose(&logs, pressure(500, false)), []);
+    }
+
+    #[test]
+    fn full_memory_takes_the_logs_that_hold_most_even_below_a_block() {
+        let logs = [
+            facts(0, 900, Some(1)),
+            facts(0, 300, Some(2)),
+            facts(0, 500, Some(3)),
+        ];
+        let expected = [(0, DestageAction::Destage), (2, DestageAction::Destage)];
+        assert_eq!(choose(&logs, pressure(0, true)), expected);
+    }
+
+    #[test]
+    fn index_blocks_start_where_the_new_entries_lie() {
+        let entries = |count: usize| {
+            move |first: usize| {
+                (first..count)
+                    .flat_map(|n| [u8::try_from(n % 251).unwrap(); 12])
+                    .collect()
+            }
+        };
+        assert!(IndexBlock::new(24, entries(2), 12).is_none());
+        let block = IndexBlock::new(24, entries(3), 12).unwrap();
+        assert_eq!((block.position, block.bytes.len()), (0, 36));
+        // 4096 is within entry 341: its first 4 bytes are in the block before
+        let block = IndexBlock::new(342 * 12, entries(400), 12).unwrap();
+        assert_eq!((block.position, block.bytes.len()), (4096, 400 * 12 - 4096));
+        assert_eq!(block.bytes[..8], [90; 8]);
+        let all: Vec<u8> = entries(400)(0);
+        assert_eq!(block.bytes, all[4096..]);
+    }
+}

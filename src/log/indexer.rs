@@ -195,14 +195,17 @@ mod tests {
     #[test]
     fn resuming_anywhere_gives_the_same_entries() {
         let headers: Vec<_> = (0..40)
-            .map(|n| header(n, n % 7 + n / 3, 500 + 300 * (n % 4) as usize))
+            .map(|n: i64| {
+                let size = 500 + 300 * usize::try_from(n % 4).unwrap();
+                header(n, n % 7 + n / 3, size)
+            })
             .collect();
         let mut whole = Indexer::new(Offset::ZERO, 4096);
         let mut positions = vec![0_u64];
         for header in &headers {
             let position = *positions.last().unwrap();
             whole.push(header, position);
-            positions.push(position + header.total_size() as u64);
+            positions.push(position + u64::try_from(header.total_size()).unwrap());
         }
         for cut in 0..headers.len() {
             let mut first = Indexer::new(Offset::ZERO, 4096);

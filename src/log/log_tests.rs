@@ -120,6 +120,12 @@ async fn names() -> Vec<String> {
         .collect()
 }
 
+fn has_extension(name: &str, extension: &str) -> bool {
+    Path::new(name)
+        .extension()
+        .is_some_and(|found| found == extension)
+}
+
 fn log_path(base: i64) -> std::path::PathBuf {
     Path::new(DIR).join(file_name(Offset::new(base), FileKind::Log))
 }
@@ -406,7 +412,7 @@ fn a_directory_without_our_files_is_read_as_kafkas() {
         log.close().await.unwrap();
         let indexes = disk.peek(index_path(0)).unwrap();
         for name in names().await {
-            let is_index = name.ends_with("index") || name.ends_with(".snapshot");
+            let is_index = name.ends_with("index") || has_extension(&name, "snapshot");
             if is_index || name == checkpoint::FILE_NAME {
                 fs::remove_file(Path::new(DIR).join(name)).await.unwrap();
             }
@@ -571,7 +577,12 @@ fn the_log_start_advances_and_whole_segments_are_unlinked() {
                 .await
                 .contains(&file_name(Offset::ZERO, FileKind::Log))
         );
-        assert!(!names().await.iter().any(|name| name.ends_with(".deleted")));
+        assert!(
+            !names()
+                .await
+                .iter()
+                .any(|name| has_extension(name, "deleted"))
+        );
         let error = log
             .read(Offset::new(404), 100, Offset::MAX, true)
             .await
@@ -694,7 +705,7 @@ fn recovery_brings_back_everything_from_any_checkpoint_and_twice() {
                 assert_eq!(log.offsets().log_start, Offset::new(15));
                 assert_eq!(log.offsets().log_end, Offset::new(1050));
                 assert_eq!(read_all(&log, 15).await, bytes.slice(bytes.len() / 105..));
-                assert!(!names().await.iter().any(|name| name.ends_with(".tmp")));
+                assert!(!names().await.iter().any(|name| has_extension(name, "tmp")));
             }
         });
     }

@@ -15,21 +15,8 @@ impl Log {
         if from >= upper_bound {
             return 0;
         }
-        let tail = self.tail.borrow();
-        if tail.first_offset().is_none_or(|first| first > from) {
-            drop(tail);
-            return self.size_bytes().clamp(1, COUNT_BYTES_MAX);
-        }
-        let mut bytes = 0u64;
-        for batch in tail
-            .from_offset(from)
-            .take_while(|batch| batch.next_offset <= upper_bound)
-        {
-            bytes += u64::try_from(batch.bytes.len()).unwrap_or(u64::MAX);
-            if bytes >= COUNT_BYTES_MAX {
-                break;
-            }
-        }
-        bytes
+        let counted = self.tail.borrow().size_between(from, upper_bound);
+        let bytes = counted.unwrap_or_else(|| self.size_bytes().max(1));
+        bytes.min(COUNT_BYTES_MAX)
     }
 }

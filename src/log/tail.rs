@@ -177,6 +177,31 @@ impl Tail {
         self.batches.range(skip..)
     }
 
+    /// Bytes of the batches from the one that holds `offset` on that end at or below `upper_bound`, counted
+    /// by their positions; none when the first one is not in memory.
+    pub fn size_between(&self, offset: Offset, upper_bound: Offset) -> Option<u64> {
+        self.first_offset().filter(|first| *first <= offset)?;
+        let mut start = self
+            .batches
+            .partition_point(|batch| batch.next_offset <= offset);
+        let end = self
+            .batches
+            .partition_point(|batch| batch.next_offset <= upper_bound);
+        let mut bytes = 0;
+        while start < end {
+            let first = self.batches.get(start)?;
+            // positions rise within a segment
+            let behind = self
+                .batches
+                .partition_point(|b| b.segment_base <= first.segment_base);
+            let stop = behind.min(end);
+            let last = self.batches.get(stop.checked_sub(1)?)?;
+            bytes += last.end_position() - first.position;
+            start = stop;
+        }
+        Some(bytes)
+    }
+
     /// The batches that are not in a segment yet.
     pub fn undestaged(&self) -> impl DoubleEndedIterator<Item = &TailBatch> {
         self.batches.range(self.destaged..)
