@@ -253,10 +253,9 @@ def seek(cell):
 class GroupMember:
     """A running member: what it owns now, and what it has consumed since it was asked last."""
 
-    def __init__(self, cell, group, topic):
-        self.cell, self.assigned, self.consumed = cell, None, queue.SimpleQueue()
+    def __init__(self, cell, arguments):
+        self.cell, self.owned, self.consumed = cell, frozenset(), queue.SimpleQueue()
         self.last_line = ""
-        arguments = cell.client.group(cell.bootstrap, group, topic)
         self.process = PROCESSES.start(arguments, env=cell.client.environment, stdin=subprocess.DEVNULL,
                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         threading.Thread(target=self.follow, daemon=True).start()
@@ -269,9 +268,9 @@ class GroupMember:
             except ValueError:
                 continue  # a log line
             for event in events:
-                if "assigned" in event:
-                    self.assigned = event["assigned"]
-                elif "value" in event:
+                self.owned = frozenset(event.get("owned", self.owned | set(event.get("assigned", ()))))
+                self.owned -= set(event.get("revoked", ()))
+                if "value" in event:
                     self.consumed.put((event["partition"], event["offset"], event["value"]))
 
     def take_consumed(self):
@@ -288,7 +287,7 @@ def await_assignment(members, partitions):
         for member in members:
             if member.process.poll() is not None:
                 raise Failure("a member ended with %d; %s" % (member.process.returncode, member.last_line))
-        owned = [list(member.assigned or []) for member in members]
+        owned = [member.owned for member in members]
         if all(owned) and sorted(p for some in owned for p in some) == list(range(partitions)):
             # A member may still print an assignment of an older generation: it must hold for a moment.
             if since and since[0] == owned and time.monotonic() - since[1] > 1:
@@ -299,7 +298,7 @@ def await_assignment(members, partitions):
             since = None
         time.sleep(0.05)
     raise Failure("%d members, %d partitions, but they own %r; %s" % (
-        len(members), partitions, [member.assigned for member in members], members[0].last_line))
+        len(members), partitions, [sorted(member.owned) for member in members], members[0].last_line))
 
 
 def await_consumed(cell, members, partitions, prefix):
@@ -315,8 +314,8 @@ def await_consumed(cell, members, partitions, prefix):
             for partition, _offset, value in member.take_consumed():
                 if not value.startswith(prefix.decode()):
                     continue  # from before the rebalance, not committed yet: delivered again
-                if partition not in member.assigned:
-                    raise Failure("partition %d was consumed by a member that owns %r" % (partition, member.assigned))
+                if partition not in member.owned:
+                    raise Failure("partition %d was consumed by a member that owns %r" % (partition, member.owned))
                 got[value] += 1
         time.sleep(0.05)
     if got != expected:
@@ -324,12 +323,13 @@ def await_consumed(cell, members, partitions, prefix):
             (expected - got).total(), (got - expected).total()))
 
 
-def group(cell):
+def group(cell, cooperative=False):
     """Three members share six partitions; one is killed; the other two take its partitions over."""
-    topic = cell.topic(6)
+    program = cell.client.cooperative if cooperative else cell.client.group
+    arguments = program(cell.bootstrap, cell.name, cell.topic(6))
     members = []
     try:
-        members = [GroupMember(cell, cell.name, topic) for _ in range(3)]
+        members = [GroupMember(cell, arguments) for _ in range(3)]
         await_assignment(members, 6)
         await_consumed(cell, members, 6, b"before")
         killed = members[1]
@@ -501,6 +501,7 @@ CHECKS = {
     "consume": consume,
     "seek": seek,
     "group": group,
+    "group-cooperative": lambda cell: group(cell, cooperative=True),
     "commit": commit,
     "list-topics": list_topics,
     "describe-topic": describe_topic,

@@ -2,7 +2,9 @@
 
 A line of a program becomes one of
   {"partition": 0, "offset": 7, ...}   an acknowledgement, or a record with timestamp, key, value and headers
-  {"assigned": [0, 1]}                 the partitions that a group member owns from now on
+  {"assigned": [0, 1]}                 partitions that a group member owns from now on, beside those it owned
+  {"revoked": [0, 1]}                  partitions that it owns no longer
+  {"owned": [0, 1]}                    all the partitions that it owns now
 """
 
 import json
@@ -44,6 +46,9 @@ class Client:
     def group(self, bootstrap, group, topic, count=None):
         return self.client + [bootstrap, "group", group, topic] + ([str(count)] if count else [])
 
+    def cooperative(self, bootstrap, group, topic):
+        return self.client + [bootstrap, "cooperative", group, topic]
+
     def call(self, bootstrap, call, *arguments):
         return self.admin + [bootstrap, call] + [str(argument) for argument in arguments]
 
@@ -62,10 +67,10 @@ class Kcat(Client):
     acks = False
 
     def parse(self, line):
-        assigned = re.match(r"% Group \S+ rebalanced .*: (assigned|revoked): (.*)", line)
-        if assigned:
-            partitions = [int(p) for p in re.findall(r"\[(\d+)\]", assigned.group(2))]
-            return [{"assigned": partitions if assigned.group(1) == "assigned" else []}]
+        change = re.match(r"% Group \S+ rebalanced.*(assigned|revoked|assignment|revoke)\b.*?: (\S+ \[.*)", line)
+        if change:
+            partitions = [int(p) for p in re.findall(r"\[(\d+)\]", change.group(2))]
+            return [{"assigned" if change.group(1).startswith("assign") else "revoked": partitions}]
         if not line.startswith("{"):
             return []
         record = json.loads(line)
@@ -110,6 +115,10 @@ class Verifiable(Client):
     def consume(self, bootstrap, topic, count, timestamp=None):
         return self.group(bootstrap, "read-" + topic, topic, count)
 
+    def cooperative(self, bootstrap, group, topic):
+        strategy = "org.apache.kafka.clients.consumer.CooperativeStickyAssignor"
+        return self.group(bootstrap, group, topic) + ["--assignment-strategy", strategy]
+
     def group(self, bootstrap, group, topic, count=None):
         tool = ["org.apache.kafka.tools.VerifiableConsumer", "--bootstrap-server", bootstrap, "--topic", topic]
         tool += ["--group-id", group, "--session-timeout", "6000", "--reset-policy", "earliest", "--verbose"]
@@ -123,8 +132,8 @@ class Verifiable(Client):
         event = json.loads(line)
         if event["name"] in ("producer_send_success", "record_data"):
             return [{name: event.get(name) for name in ("partition", "offset", "key", "value")}]
-        if event["name"] == "partitions_assigned":
-            return [{"assigned": [p["partition"] for p in event["partitions"]]}]
+        if event["name"] in ("partitions_assigned", "partitions_revoked"):
+            return [{event["name"].split("_")[1]: [p["partition"] for p in event["partitions"]]}]
         if event["name"] == "producer_send_error" or event.get("success") is False:
             return [{"error": line}]
         return []

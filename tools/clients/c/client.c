@@ -3,6 +3,7 @@
 // client BOOTSTRAP produce TOPIC CODEC [idempotent]   lines KEY<tab>VALUE from stdin
 // client BOOTSTRAP consume TOPIC [TIMESTAMP]          all there is, or all since TIMESTAMP (ms)
 // client BOOTSTRAP group GROUP TOPIC [COUNT]          as a group member; commits every record, ends after COUNT
+// client BOOTSTRAP cooperative GROUP TOPIC            the same without an end, rebalancing cooperatively
 
 #include <librdkafka/rdkafka.h>
 #include <stdio.h>
@@ -127,21 +128,23 @@ static void consume(rd_kafka_conf_t *conf, const char *topic, const char *timest
 static void on_rebalance(rd_kafka_t *consumer, rd_kafka_resp_err_t error,
                          rd_kafka_topic_partition_list_t *partitions, void *opaque) {
     (void)opaque;
-    if (error != RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
-        rd_kafka_assign(consumer, NULL);
-        return;
-    }
-    printf("{\"assigned\": [");
+    int assigned = error == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+    printf("{\"%s\": [", assigned ? "assigned" : "revoked");
     for (int i = 0; i < partitions->cnt; i++) printf("%s%d", i ? ", " : "", partitions->elems[i].partition);
     printf("]}\n");
     fflush(stdout);
-    rd_kafka_assign(consumer, partitions);
+    rd_kafka_error_t *failed = NULL;
+    if (strcmp(rd_kafka_rebalance_protocol(consumer), "COOPERATIVE")) rd_kafka_assign(consumer, assigned ? partitions : NULL);
+    else if (assigned) failed = rd_kafka_incremental_assign(consumer, partitions);
+    else failed = rd_kafka_incremental_unassign(consumer, partitions);
+    if (failed) fail("assign", rd_kafka_error_string(failed));
 }
 
-static void group(rd_kafka_conf_t *conf, const char *id, const char *topic, long left) {
+static void group(rd_kafka_conf_t *conf, const char *id, const char *topic, long left, const char *strategy) {
     set(conf, "group.id", id);
     set(conf, "auto.offset.reset", "earliest");
     set(conf, "enable.auto.commit", "false");
+    set(conf, "partition.assignment.strategy", strategy);
     set(conf, "session.timeout.ms", "6000");
     set(conf, "heartbeat.interval.ms", "500");
     rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
@@ -167,13 +170,14 @@ static void group(rd_kafka_conf_t *conf, const char *id, const char *topic, long
 }
 
 int main(int count, char **arguments) {
-    if (count < 4) fail("usage", "client BOOTSTRAP produce|consume|group ...");
+    if (count < 4) fail("usage", "client BOOTSTRAP produce|consume|group|cooperative ...");
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     set(conf, "bootstrap.servers", arguments[1]);
     char **rest = arguments + 3;
     if (!strcmp(arguments[2], "produce") && count >= 5) produce(conf, rest[0], rest[1], count > 5);
     else if (!strcmp(arguments[2], "consume")) consume(conf, rest[0], count > 4 ? rest[1] : NULL);
-    else if (!strcmp(arguments[2], "group") && count >= 5) group(conf, rest[0], rest[1], count > 5 ? atol(rest[2]) : -1);
-    else fail("usage", "client BOOTSTRAP produce|consume|group ...");
+    else if (!strcmp(arguments[2], "group") && count >= 5) group(conf, rest[0], rest[1], count > 5 ? atol(rest[2]) : -1, "range");
+    else if (!strcmp(arguments[2], "cooperative") && count >= 5) group(conf, rest[0], rest[1], -1, "cooperative-sticky");
+    else fail("usage", "client BOOTSTRAP produce|consume|group|cooperative ...");
     return 0;
 }

@@ -15,6 +15,7 @@ import org.apache.kafka.common.serialization.*;
  * Client BOOTSTRAP produce TOPIC CODEC [idempotent]   lines KEY<tab>VALUE from stdin
  * Client BOOTSTRAP consume TOPIC [TIMESTAMP]          all there is, or all since TIMESTAMP (ms)
  * Client BOOTSTRAP group GROUP TOPIC [COUNT]          as a group member; commits every record, ends after COUNT
+ * Client BOOTSTRAP cooperative GROUP TOPIC            the same without an end, rebalancing cooperatively
  * </pre>
  */
 public class Client {
@@ -24,7 +25,9 @@ public class Client {
         switch (arguments[1]) {
             case "produce" -> produce(bootstrap, rest.get(0), rest.get(1), rest.size() > 2);
             case "consume" -> consume(bootstrap, rest.get(0), rest.size() > 1 ? Long.valueOf(rest.get(1)) : null);
-            case "group" -> group(bootstrap, rest.get(0), rest.get(1), rest.size() > 2 ? Long.parseLong(rest.get(2)) : Long.MAX_VALUE);
+            case "group" -> group(bootstrap, rest.get(0), rest.get(1),
+                rest.size() > 2 ? Long.parseLong(rest.get(2)) : Long.MAX_VALUE, RangeAssignor.class);
+            case "cooperative" -> group(bootstrap, rest.get(0), rest.get(1), Long.MAX_VALUE, CooperativeStickyAssignor.class);
             default -> throw new IllegalArgumentException(arguments[1]);
         }
     }
@@ -81,14 +84,17 @@ public class Client {
         }
     }
 
-    static void group(String bootstrap, String group, String topic, long count) {
+    static void group(String bootstrap, String group, String topic, long count, Class<?> assignor) {
         Map<String, Object> config = Map.of(
             ConsumerConfig.GROUP_ID_CONFIG, group,
+            ConsumerConfig.PARTITION_ASSIGNMENT_STRATEGY_CONFIG, assignor.getName(),
             ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG, 6000,
             ConsumerConfig.HEARTBEAT_INTERVAL_MS_CONFIG, 500);
         try (var consumer = consumer(bootstrap, config)) {
             consumer.subscribe(List.of(topic), new ConsumerRebalanceListener() {
-                public void onPartitionsRevoked(Collection<TopicPartition> partitions) {}
+                public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
+                    System.out.println("{\"revoked\": " + partitions.stream().map(TopicPartition::partition).toList() + "}");
+                }
 
                 public void onPartitionsAssigned(Collection<TopicPartition> partitions) {
                     System.out.println("{\"assigned\": " + partitions.stream().map(TopicPartition::partition).toList() + "}");

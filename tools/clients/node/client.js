@@ -94,7 +94,7 @@ async function group(kafka, groupId, topic, count) {
   await consumer.connect()
   await consumer.subscribe({ topic, fromBeginning: true })
   consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
-    console.log(JSON.stringify({ assigned: payload.memberAssignment[topic] ?? [] }))
+    console.log(JSON.stringify({ owned: payload.memberAssignment[topic] ?? [] }))
   })
   await new Promise((resolve, reject) => {
     consumer.on(consumer.events.CRASH, ({ payload }) => payload.restart || reject(payload.error))

@@ -3,6 +3,7 @@
 confluent_client.py BOOTSTRAP produce TOPIC CODEC [idempotent]   lines KEY<tab>VALUE from stdin
 confluent_client.py BOOTSTRAP consume TOPIC [TIMESTAMP]          all there is, or all since TIMESTAMP (ms)
 confluent_client.py BOOTSTRAP group GROUP TOPIC [COUNT]          as a group member; commits every record, ends after COUNT
+confluent_client.py BOOTSTRAP cooperative GROUP TOPIC            the same without an end, rebalancing cooperatively
 """
 
 import json
@@ -66,19 +67,27 @@ def consume(bootstrap, topic, timestamp=None):
     consumer.close()
 
 
-def group(bootstrap, group_id, topic, count=None):
+def cooperative(bootstrap, group_id, topic):
+    group(bootstrap, group_id, topic, strategy="cooperative-sticky")
+
+
+def group(bootstrap, group_id, topic, count=None, strategy="range"):
     def on_assign(consumer, partitions):
         print(json.dumps({"assigned": [p.partition for p in partitions]}), flush=True)
+
+    def on_revoke(consumer, partitions):
+        print(json.dumps({"revoked": [p.partition for p in partitions]}), flush=True)
 
     consumer = Consumer({
         "bootstrap.servers": bootstrap,
         "group.id": group_id,
         "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
+        "partition.assignment.strategy": strategy,
         "session.timeout.ms": 6000,
         "heartbeat.interval.ms": 500,
     })
-    consumer.subscribe([topic], on_assign=on_assign)
+    consumer.subscribe([topic], on_assign=on_assign, on_revoke=on_revoke)
     left = int(count) if count else None
     while left is None or left > 0:
         message = consumer.poll(1)
@@ -94,4 +103,4 @@ def group(bootstrap, group_id, topic, count=None):
 
 if __name__ == "__main__":
     _, bootstrap, command, *arguments = sys.argv
-    {"produce": produce, "consume": consume, "group": group}[command](bootstrap, *arguments)
+    {"produce": produce, "consume": consume, "group": group, "cooperative": cooperative}[command](bootstrap, *arguments)

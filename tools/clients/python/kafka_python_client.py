@@ -3,12 +3,15 @@
 kafka_python_client.py BOOTSTRAP produce TOPIC CODEC [idempotent]   lines KEY<tab>VALUE from stdin
 kafka_python_client.py BOOTSTRAP consume TOPIC [TIMESTAMP]          all there is, or all since TIMESTAMP (ms)
 kafka_python_client.py BOOTSTRAP group GROUP TOPIC [COUNT]          as a group member; commits every record, ends after COUNT
+kafka_python_client.py BOOTSTRAP cooperative GROUP TOPIC            the same without an end, rebalancing cooperatively
 """
 
 import json
 import sys
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 
 def produce(bootstrap, topic, codec, idempotent=""):
@@ -61,18 +64,23 @@ def consume(bootstrap, topic, timestamp=None):
 
 class PrintAssignment(ConsumerRebalanceListener):
     def on_partitions_revoked(self, revoked):
-        pass
+        print(json.dumps({"revoked": [p.partition for p in revoked]}), flush=True)
 
     def on_partitions_assigned(self, assigned):
         print(json.dumps({"assigned": [p.partition for p in assigned]}), flush=True)
 
 
-def group(bootstrap, group_id, topic, count=None):
+def cooperative(bootstrap, group_id, topic):
+    group(bootstrap, group_id, topic, assignor=CooperativeStickyAssignor)
+
+
+def group(bootstrap, group_id, topic, count=None, assignor=RangePartitionAssignor):
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap,
         group_id=group_id,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
+        partition_assignment_strategy=[assignor],
         session_timeout_ms=6000,
         heartbeat_interval_ms=500,
     )
@@ -90,4 +98,4 @@ def group(bootstrap, group_id, topic, count=None):
 
 if __name__ == "__main__":
     _, bootstrap, command, *arguments = sys.argv
-    {"produce": produce, "consume": consume, "group": group}[command](bootstrap, *arguments)
+    {"produce": produce, "consume": consume, "group": group, "cooperative": cooperative}[command](bootstrap, *arguments)

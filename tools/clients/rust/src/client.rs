@@ -4,6 +4,7 @@
 //! corelog-client-rust BOOTSTRAP produce TOPIC CODEC [idempotent]   lines KEY<tab>VALUE from stdin
 //! corelog-client-rust BOOTSTRAP consume TOPIC [TIMESTAMP]          all there is, or all since TIMESTAMP (ms)
 //! corelog-client-rust BOOTSTRAP group GROUP TOPIC [COUNT]          as a group member; commits every record, ends after COUNT
+//! corelog-client-rust BOOTSTRAP cooperative GROUP TOPIC            the same without an end, rebalancing cooperatively
 //! ```
 
 use std::error::Error;
@@ -16,6 +17,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Reb
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -46,14 +48,17 @@ impl ProducerContext for Reports {
 
 impl ConsumerContext for Reports {
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(list) = rebalance {
-            let partitions: Vec<i32> = list
-                .elements()
-                .iter()
-                .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
-                .collect();
-            println!("{{\"assigned\": {partitions:?}}}");
-        }
+        let (change, list) = match rebalance {
+            Rebalance::Assign(list) => ("assigned", list),
+            Rebalance::Revoke(list) => ("revoked", list),
+            Rebalance::Error(error) => return eprintln!("rebalance: {error}"),
+        };
+        let elements = list.elements();
+        let partitions: Vec<i32> = elements
+            .iter()
+            .map(TopicPartitionListElem::partition)
+            .collect();
+        println!("{{\"{change}\": {partitions:?}}}");
     }
 }
 
@@ -174,7 +179,11 @@ fn main() -> Result<()> {
         ["consume", topic] => consume(config, topic, None),
         ["consume", topic, timestamp] => consume(config, topic, Some(timestamp.parse()?)),
         ["group", id, topic] => group(config, id, topic, None),
+        ["cooperative", id, topic] => {
+            config.set("partition.assignment.strategy", "cooperative-sticky");
+            group(config, id, topic, None)
+        }
         ["group", id, topic, count] => group(config, id, topic, Some(count.parse()?)),
-        _ => Err("usage: BOOTSTRAP produce|consume|group ...".into()),
+        _ => Err("usage: BOOTSTRAP produce|consume|group|cooperative ...".into()),
     }
 }
