@@ -114,6 +114,13 @@ fn ask(consumer: &BaseConsumer, admin: &Admin, call: &[&str]) -> Result<String> 
             }
             format!("{{{}}}", offsets.join(", "))
         }
+        _ => ask_about_groups(consumer, call)?,
+    })
+}
+
+/// Asks one question about groups and answers in JSON.
+fn ask_about_groups(consumer: &BaseConsumer, call: &[&str]) -> Result<String> {
+    Ok(match call {
         ["list-groups"] => {
             let groups = consumer.fetch_group_list(None, TIMEOUT)?;
             let names: Vec<&str> = groups

@@ -1,10 +1,14 @@
 //! Produces and consumes with the rdkafka crate.
 //!
 //! ```text
-//! corelog-client-rust BOOTSTRAP produce TOPIC CODEC [idempotent]   lines KEY<tab>VALUE from stdin
-//! corelog-client-rust BOOTSTRAP consume TOPIC [TIMESTAMP]          all there is, or all since TIMESTAMP (ms)
-//! corelog-client-rust BOOTSTRAP group GROUP TOPIC [COUNT]          as a group member; commits every record, ends after COUNT
-//! corelog-client-rust BOOTSTRAP cooperative GROUP TOPIC            the same without an end, rebalancing cooperatively
+//! corelog-client-rust BOOTSTRAP produce TOPIC CODEC [idempotent]
+//!     lines KEY<tab>VALUE from stdin
+//! corelog-client-rust BOOTSTRAP consume TOPIC [TIMESTAMP]
+//!     all there is, or all since TIMESTAMP (ms)
+//! corelog-client-rust BOOTSTRAP group GROUP TOPIC [COUNT]
+//!     as a group member; commits every record, ends after COUNT
+//! corelog-client-rust BOOTSTRAP cooperative GROUP TOPIC
+//!     the same without an end, rebalancing cooperatively
 //! ```
 
 use std::error::Error;
@@ -103,7 +107,8 @@ fn print_record(message: &BorrowedMessage<'_>) {
             .collect()
     });
     println!(
-        "{{\"partition\": {}, \"offset\": {}, \"timestamp\": {}, \"key\": {}, \"value\": {}, \"headers\": {{{}}}}}",
+        "{{\"partition\": {}, \"offset\": {}, \"timestamp\": {}, \"key\": {}, \"value\": {}, \
+         \"headers\": {{{}}}}}",
         message.partition(),
         message.offset(),
         message.timestamp().to_millis().unwrap_or(-1),
