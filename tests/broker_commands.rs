@@ -1,119 +1,14 @@
 //! The commands against a running broker: every one of them, as a user's script would run them.
 
+mod running_broker;
+
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A broker with a directory and a port of its own; stopped at the end of the test.
-struct Broker {
-    process: Child,
-    address: String,
-    directory: TempDir,
-}
-
-impl Broker {
-    fn start() -> Self {
-        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = free.local_addr().expect("bound").to_string();
-        drop(free);
-        let data = directory.path().join("data");
-        let process = Command::new(env!("CARGO_BIN_EXE_corelog"))
-            .args([
-                "serve", "--listen", &address, "--admin", "off", "--cores", "0",
-            ])
-            .args(["--memory-per-shard", "64MiB", "--journal-size", "16MiB"])
-            .args([
-                "--set",
-                "group.initial.rebalance.delay.ms=0",
-                "--log-level",
-                "warn",
-            ])
-            .arg("--data-dir")
-            .arg(&data)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the program starts");
-        let broker = Self {
-            process,
-            address,
-            directory,
-        };
-        let deadline = Instant::now() + START_TIMEOUT;
-        while TcpStream::connect(&broker.address).is_err() {
-            assert!(
-                Instant::now() < deadline,
-                "the broker does not accept connections"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        broker
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
-        command
-            .args(arguments)
-            .args(["--bootstrap", &self.address])
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments)
-            .output()
-            .expect("the program starts")
-    }
-
-    /// Runs a command that must succeed; its output.
-    fn text(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
-        String::from_utf8(output.stdout).expect("text")
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let text = self.text(&[arguments, &["--json"]].concat());
-        serde_json::from_str(&text).expect("one JSON document")
-    }
-
-    /// Runs a command that must fail; its one line.
-    fn refusal(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        let line = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(line.lines().count(), 1, "{line}");
-        line
-    }
-
-    fn produce(&self, arguments: &[&str], input: &str) {
-        let mut child = self
-            .command(&[&["produce"], arguments].concat())
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let mut stdin = child.stdin.take().expect("piped");
-        stdin.write_all(input.as_bytes()).expect("taken");
-        drop(stdin);
-        let status = child.wait().expect("it ends");
-        assert_eq!(status.code(), Some(0), "{arguments:?}");
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+use running_broker::{Broker, PATIENCE};
 
 fn lines(from: i32, to: i32) -> String {
     let mut lines = String::new();
@@ -131,7 +26,7 @@ fn sorted(text: &str) -> Vec<&str> {
 
 #[test]
 fn a_topic_lives_through_create_describe_alter_and_delete() {
-    let broker = Broker::start();
+    let broker = Broker::start(&[]);
     broker.text(&[
         "topic",
         "create",
@@ -184,7 +79,7 @@ fn a_topic_lives_through_create_describe_alter_and_delete() {
 
 #[test]
 fn lines_come_back_as_records_in_every_codec() {
-    let broker = Broker::start();
+    let broker = Broker::start(&[]);
     broker.text(&["topic", "create", "t", "--partitions", "3"]);
     for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
         for acks in ["0", "1", "all"] {
@@ -201,7 +96,7 @@ fn lines_come_back_as_records_in_every_codec() {
             broker.produce(&flags, &input);
         }
     }
-    let deadline = Instant::now() + START_TIMEOUT;
+    let deadline = Instant::now() + PATIENCE;
     let consume = [
         "consume",
         "t",
@@ -224,7 +119,7 @@ fn lines_come_back_as_records_in_every_codec() {
 
 #[test]
 fn a_consumer_begins_and_ends_where_it_is_told_to() {
-    let broker = Broker::start();
+    let broker = Broker::start(&[]);
     broker.text(&["topic", "create", "t"]);
     broker.produce(&["t", "--key-separator", ":"], &lines(1, 10));
     let consume = |flags: &[&str]| broker.text(&[&["consume", "t"], flags].concat());
@@ -253,7 +148,7 @@ fn a_consumer_begins_and_ends_where_it_is_told_to() {
 
 #[test]
 fn a_group_goes_on_where_it_stopped_and_its_offsets_can_be_reset() {
-    let broker = Broker::start();
+    let broker = Broker::start(&[]);
     broker.text(&["topic", "create", "t", "--partitions", "3"]);
     broker.produce(&["t", "--key-separator", ":"], &lines(1, 30));
     let group = [
@@ -292,14 +187,11 @@ fn a_group_goes_on_where_it_stopped_and_its_offsets_can_be_reset() {
 
 #[test]
 fn two_members_share_a_topic_and_a_live_group_keeps_its_offsets() {
-    let broker = Broker::start();
+    let broker = Broker::start(&[]);
     broker.text(&["topic", "create", "t", "--partitions", "2"]);
     let member = || {
         let flags = ["consume", "t", "--group", "g", "--from-beginning"];
-        let stdout = broker
-            .directory
-            .path()
-            .join(format!("{:?}", Instant::now()));
+        let stdout = broker.directory().join(format!("{:?}", Instant::now()));
         let file = std::fs::File::create(&stdout).expect("a file");
         (
             broker
@@ -311,7 +203,7 @@ fn two_members_share_a_topic_and_a_live_group_keeps_its_offsets() {
         )
     };
     let (first, second) = (member(), member());
-    let deadline = Instant::now() + START_TIMEOUT;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let output = broker.run(&["group", "describe", "g", "--json"]);
         let described: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
@@ -351,7 +243,7 @@ fn two_members_share_a_topic_and_a_live_group_keeps_its_offsets() {
 
 #[test]
 fn a_waiting_consumer_ends_quietly_when_its_reader_goes() {
-    let broker = Broker::start();
+    let broker = Broker::start(&[]);
     broker.text(&["topic", "create", "t"]);
     let mut child = broker
         .command(&["consume", "t"])

@@ -32,3 +32,31 @@ fn every_active_setting_names_the_place_where_it_takes_hold() {
         );
     }
 }
+
+/// Settings whose effect is shown elsewhere than in the tests that run a broker with them.
+const SHOWN_ELSEWHERE: &[&str] = &[
+    "shares",         // src/rt
+    "data.dir",       // every test that runs a broker
+    "allow.volatile", // tests/settings_broker.rs, by its flag
+];
+
+#[test]
+fn every_active_setting_is_tried_on_a_running_broker() {
+    use corelog::config::{broker_rows, topic_rows};
+
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut text = String::new();
+    for name in [
+        "settings_broker",
+        "settings_requests",
+        "settings_topics",
+        "running_broker/mod",
+    ] {
+        let path = tests.join(name).with_extension("rs");
+        text += &std::fs::read_to_string(path).expect("a test file");
+    }
+    for row in broker_rows::rows().chain(topic_rows::ROWS) {
+        let is_tried = text.contains(row.key) || SHOWN_ELSEWHERE.contains(&row.key);
+        assert!(is_tried, "no test shows what `{}` does", row.key);
+    }
+}

@@ -240,6 +240,11 @@ pub enum Flow {
 }
 
 impl Fetched {
+    /// The batches as they came; the last one may be cut off.
+    pub fn records(&self) -> &[u8] {
+        &self.records
+    }
+
     /// Delivers the records from the position on; answers the next position.
     pub fn deliver<E>(
         &self,

@@ -368,7 +368,7 @@ static TOPIC_DEFAULTS: &[Row] = &[
         "log.message.timestamp.type",
         Kind::Choice(super::topic_rows::TIMESTAMP_TYPES),
         "CreateTime",
-        "partition/partition.rs",
+        "server/handlers/produce.rs",
         "Default of `message.timestamp.type`.",
     )),
     live(row(
@@ -396,7 +396,7 @@ static TOPIC_DEFAULTS: &[Row] = &[
         "min.insync.replicas",
         Kind::Int(1, INT_MAX),
         "1",
-        "partition/partition.rs",
+        "server/handlers/produce.rs",
         "Default of the topic setting of the same name.",
     )),
 ];
@@ -450,8 +450,8 @@ static GROUPS: &[Row] = &[
         Kind::Int(1, 10_000),
         "50",
         "group/coordinator.rs",
-        "Partitions of `__consumer_offsets`. Takes effect when that topic is made; later \
-         changes have no effect, because they would move every group.",
+        "Partitions of `__consumer_offsets`, which is made at the first request for a group. A \
+         later change has no effect on it.",
     ),
     row(
         "offset.metadata.max.bytes",

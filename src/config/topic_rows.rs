@@ -131,7 +131,7 @@ pub static ROWS: &[Row] = &[
         Kind::Choice(TIMESTAMP_TYPES),
         "CreateTime",
         &[same("log.message.timestamp.type")],
-        "partition/partition.rs",
+        "server/handlers/produce.rs",
         "Whether records keep the producer's time or get the time of their append.",
     ),
     row(
@@ -163,7 +163,7 @@ pub static ROWS: &[Row] = &[
         Kind::Int(1, INT_MAX),
         "1",
         &[same("min.insync.replicas")],
-        "partition/partition.rs",
+        "server/handlers/produce.rs",
         "Refuse acks=all writes when fewer replicas are in sync. There is one replica so far: \
          more than 1 refuses all of them.",
     ),
@@ -172,7 +172,7 @@ pub static ROWS: &[Row] = &[
         Kind::Choice(DURABILITIES),
         "disk",
         &[],
-        "partition/partition.rs",
+        "shard/appends.rs",
         "`disk`: a write is acknowledged when it is durable. `memory`: acknowledged when it is \
          accepted; it enters the same next commit and is readable once durable, but a crash in \
          between loses acknowledged records.",

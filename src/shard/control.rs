@@ -14,8 +14,10 @@ use std::sync::Arc;
 use crate::cluster::controller::{self, ConfigUpdate, Defaults, NewTopic, Refusal};
 use crate::cluster::metadata::{Image, Record, Topic};
 use crate::cluster::metadata_log::MetadataLog;
+use crate::config::TopicOverrides;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::TopicId;
+use crate::model::topic_name::is_internal_topic;
 use crate::rt;
 use crate::rt::sync::Semaphore;
 use crate::shard::calls::{ControlCall, ControlReply, PartitionsChange};
@@ -218,8 +220,31 @@ async fn commit(
         .apply(records)
         .map_err(|e| Refusal::new(ErrorCode::UnknownServerError, e.to_string()))?;
     append(controller, records, &image).await?;
+    warn_of(records);
     shard.publish(Arc::new(image)).await;
     Ok(())
+}
+
+/// Settings that do not do what whoever set them may expect.
+fn warn_of(records: &[Record]) {
+    for record in records {
+        let (topic, configs) = match record {
+            // the coordinator itself keeps its topic small
+            Record::TopicCreated { name, .. } if is_internal_topic(name) => continue,
+            Record::TopicCreated { name, configs, .. } => (name, configs),
+            Record::TopicConfigured { id, configs } => (id, configs),
+            _ => continue,
+        };
+        let known = configs
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        for warning in TopicOverrides::new(known)
+            .iter()
+            .flat_map(TopicOverrides::warnings)
+        {
+            tracing::warn!(%topic, "{warning}");
+        }
+    }
 }
 
 async fn append(controller: &Controller, records: &[Record], image: &Image) -> Result<(), Refusal> {

@@ -38,6 +38,10 @@ use crate::wire::topic_ref::TopicRef;
 
 /// First version that may carry Zstandard (KIP-110).
 const ZSTD_VERSION: i16 = 7;
+/// The acknowledgement of every replica in sync is wanted.
+const ACKS_ALL: i16 = -1;
+/// Replicas in sync of every partition: the one that there is.
+const IN_SYNC_REPLICAS: u32 = 1;
 
 /// Outcome of one partition, known now or when its append is durable.
 type Slot = Result<(), (ErrorCode, Option<Error>)>;
@@ -74,6 +78,11 @@ pub(crate) async fn handle(
                 // As in Kafka, the broker alone writes its own topics.
                 (None, Some(_)) if found.is_some_and(|t| t.is_internal()) => {
                     Err((ErrorCode::InvalidTopicException, None))
+                }
+                (None, Some((_, config)))
+                    if acks == ACKS_ALL && config.min_insync_replicas > IN_SYNC_REPLICAS =>
+                {
+                    Err((ErrorCode::NotEnoughReplicas, None))
                 }
                 (None, Some((partition, config))) => {
                     let records = p.records.unwrap_or_default();

@@ -1,0 +1,294 @@
+//! Every setting of the broker itself has an effect: identity, addresses, cores, memory, journal.
+
+mod running_broker;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
+
+use running_broker::{Broker, eventually, free_address};
+
+fn metadata(broker: &Broker) -> MetadataResponse {
+    let mut client = broker.client();
+    let connection = client.any().expect("connected");
+    connection
+        .call(&MetadataRequest::default(), 8)
+        .expect("an answer")
+}
+
+/// The body of an HTTP answer.
+fn get(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer
+        .split_once("\r\n\r\n")
+        .map_or(String::new(), |(_, body)| body.to_owned()))
+}
+
+/// The total of a metric.
+fn metric(address: &str, name: &str) -> f64 {
+    let page = get(address, "/metrics").expect("served");
+    let line = page
+        .lines()
+        .find(|line| line.starts_with(name) && line.contains("shard=\"total\""))
+        .unwrap_or_else(|| panic!("no {name} in {page}"));
+    line.rsplit(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .expect("a number")
+}
+
+#[test]
+fn node_id_cluster_id_and_advertise_are_what_clients_see() {
+    let broker = Broker::with_settings(&[
+        "node.id=7",
+        "cluster.id=my-cluster",
+        "advertise=broker.example:1234",
+    ]);
+    let seen = metadata(&broker);
+    assert_eq!(seen.brokers[0].node_id.0, 7);
+    assert_eq!(seen.brokers[0].host.as_str(), "broker.example");
+    assert_eq!(seen.brokers[0].port, 1234);
+    assert_eq!(seen.cluster_id.as_deref(), Some("my-cluster"));
+}
+
+#[test]
+fn without_advertise_clients_are_told_the_address_they_came_to() {
+    let address = free_address();
+    let port = address.rsplit(':').next().expect("a port").to_owned();
+    let broker = Broker::start(&["--set", &format!("listen=127.0.0.1:{port},[::1]:{port}")]);
+    for host in ["127.0.0.1", "::1"] {
+        let bootstrap = corelog::config::address::HostPort {
+            host: host.to_owned(),
+            port: port.parse().expect("a port"),
+        };
+        let mut client = corelog::client::Client::connect(&[bootstrap]).expect("connected");
+        let connection = client.any().expect("connected");
+        let seen = connection
+            .call(&MetadataRequest::default(), 8)
+            .expect("an answer");
+        assert_eq!(seen.brokers[0].host.as_str(), host);
+        assert_eq!(seen.brokers[0].port.to_string(), port);
+    }
+    drop(broker);
+}
+
+#[test]
+fn admin_serves_health_and_metrics_or_nothing() {
+    let address = free_address();
+    let broker = Broker::start(&["--set", &format!("admin={address}")]);
+    assert_eq!(get(&address, "/healthz").expect("served").trim(), "ok");
+    let broker = broker.restart(&[]);
+    assert!(TcpStream::connect(&address).is_err());
+    drop(broker);
+}
+
+#[test]
+fn data_dir_is_where_everything_is_and_log_format_and_level_shape_the_lines() {
+    let broker = Broker::with_settings(&["log.format=json", "log.level=debug"]);
+    assert!(broker.data().join("corelog.json").exists());
+    for line in broker.log().lines() {
+        let parsed: serde_json::Value = serde_json::from_str(line).expect("one object a line");
+        assert!(parsed.is_object(), "{line}");
+    }
+    let text = broker.restart(&["--set", "log.level=info"]);
+    let ready = text
+        .log()
+        .lines()
+        .find(|line| line.contains("ready"))
+        .map(str::to_owned);
+    assert!(!ready.expect("the ready line").starts_with('{'));
+    // the ready line is written at level info, so `error` would hide it: see `warn` in the log
+    assert!(!text.log().contains("DEBUG"));
+}
+
+#[test]
+fn cores_memory_and_journal_are_taken_as_told() {
+    let admin = free_address();
+    let broker = Broker::start(&[
+        "--set",
+        &format!("admin={admin}"),
+        "--set",
+        "cores=0",
+        "--set",
+        "memory.per.shard=48MiB",
+        "--set",
+        "journal.size=20MiB",
+        "--set",
+        "ring.depth=64",
+    ]);
+    let journals = std::fs::read_dir(broker.data().join("journal")).expect("journals");
+    assert_eq!(journals.count(), 1, "one shard per core");
+    eventually("the ring has grown to its size", || {
+        let capacity = metric(&admin, "corelog_journal_capacity_bytes");
+        (16e6..=21e6).contains(&capacity).then_some(())
+    });
+    // requests have three tenths of a shard's memory
+    let requests = metric(&admin, "corelog_memory_limit_bytes");
+    assert!((14e6..=16e6).contains(&requests), "{requests}");
+    assert!(
+        ring_masks(&broker).contains(&63),
+        "{:?}",
+        ring_masks(&broker)
+    );
+}
+
+/// Size less one of every submission ring of the process.
+fn ring_masks(broker: &Broker) -> Vec<u32> {
+    let infos = std::fs::read_dir(format!("/proc/{}/fdinfo", broker.process_id()));
+    let mut masks = Vec::new();
+    for entry in infos.expect("a process").flatten() {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let mask = text.lines().find_map(|line| line.strip_prefix("SqMask:"));
+        let mask = mask.and_then(|mask| mask.trim().strip_prefix("0x"));
+        masks.extend(mask.and_then(|mask| u32::from_str_radix(mask, 16).ok()));
+    }
+    masks
+}
+
+/// Processor time that the process has used, in clock ticks of 10 ms.
+fn processor_ticks(broker: &Broker) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", broker.process_id()));
+    let stat = stat.expect("a process");
+    let fields: Vec<&str> = stat
+        .rsplit(") ")
+        .next()
+        .expect("fields")
+        .split(' ')
+        .collect();
+    let number = |at: usize| fields[at].parse::<u64>().expect("a number");
+    number(11) + number(12)
+}
+
+#[test]
+fn spin_makes_an_idle_broker_busy_and_its_absence_leaves_it_idle() {
+    let ticks_of = |spin: &str| {
+        let broker = Broker::start(&["--set", "cores=0", "--set", spin]);
+        std::thread::sleep(Duration::from_millis(500));
+        let before = processor_ticks(&broker);
+        std::thread::sleep(Duration::from_secs(1));
+        processor_ticks(&broker) - before
+    };
+    let (idle, busy) = (ticks_of("spin=0"), ticks_of("spin=1s"));
+    assert!(idle < 15, "an idle broker used {idle} of 100 ticks");
+    assert!(
+        busy >= idle + 10,
+        "spinning used {busy}, sleeping {idle} ticks"
+    );
+}
+
+fn produce_one(broker: &Broker) -> Duration {
+    let start = Instant::now();
+    broker.produce(&["t", "--acks", "all"], "x\n");
+    start.elapsed()
+}
+
+#[test]
+fn commit_delay_holds_a_lone_write_back() {
+    let prompt = Broker::start(&[]);
+    prompt.text(&["topic", "create", "t"]);
+    let without = (0..5).map(|_| produce_one(&prompt)).min().expect("five");
+    let slow = Broker::with_settings(&["commit.delay=100ms"]);
+    slow.text(&["topic", "create", "t"]);
+    let with = (0..5).map(|_| produce_one(&slow)).min().expect("five");
+    assert!(
+        with >= without + Duration::from_millis(50),
+        "{with:?} against {without:?}"
+    );
+}
+
+#[test]
+fn commit_bytes_cuts_a_burst_into_smaller_writes() {
+    let commits_with = |settings: &[&str]| {
+        let admin = free_address();
+        let admin_setting = format!("admin={admin}");
+        let all = [settings, &[&admin_setting, "cores=0"]].concat();
+        let broker = Broker::with_settings(&all);
+        broker.text(&["topic", "create", "t", "--partitions", "32"]);
+        let before = metric(&admin, "corelog_commits_total");
+        let mut burst = String::new();
+        for number in 0_u32..4_000 {
+            burst.push_str(&number.to_string());
+            burst.push(':');
+            burst.push_str(&"x".repeat(100));
+            burst.push('\n');
+        }
+        broker.produce(&["t", "--key-separator", ":"], &burst);
+        metric(&admin, "corelog_commits_total") - before
+    };
+    let small = commits_with(&["commit.bytes=4KiB", "writes.in.flight=1"]);
+    let large = commits_with(&["commit.bytes=4MiB", "writes.in.flight=1"]);
+    assert!(
+        small >= 16.0,
+        "32 partitions in blocks of 4 KiB took {small} commits"
+    );
+    assert!(
+        large < small,
+        "{large} commits of up to 4 MiB, {small} of up to 4 KiB"
+    );
+}
+
+#[test]
+fn destage_size_decides_when_records_move_into_their_segments() {
+    let destaged = |setting: &str| {
+        let broker = Broker::with_settings(&[setting]);
+        broker.text(&["topic", "create", "t"]);
+        for _ in 0..4 {
+            broker.produce(&["t"], &format!("{}\n", "x".repeat(100_000)));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        broker
+            .files("t-0", "log")
+            .iter()
+            .map(|(_, size)| size)
+            .sum::<u64>()
+    };
+    assert!(destaged("destage.size=64KiB") > 0);
+    assert_eq!(destaged("destage.size=8MiB"), 0);
+}
+
+#[test]
+fn allow_volatile_is_needed_on_tmpfs() {
+    let Ok(directory) = tempfile::tempdir_in("/dev/shm") else {
+        panic!("/dev/shm is not there: this test needs a tmpfs")
+    };
+    let data = directory.path().join("data");
+    let serve = |flags: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_corelog"));
+        command
+            .args(["serve", "--listen", &free_address(), "--admin", "off"])
+            .args([
+                "--memory-per-shard",
+                "64MiB",
+                "--journal-size",
+                "16MiB",
+                "--cores",
+                "0",
+            ])
+            .arg("--data-dir")
+            .arg(&data)
+            .args(flags)
+            .stderr(std::process::Stdio::piped());
+        command.spawn().expect("the program starts")
+    };
+    let refused = serve(&[]).wait_with_output().expect("it ends");
+    assert_eq!(refused.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("--allow-volatile"), "{text}");
+    let mut allowed = serve(&["--allow-volatile"]);
+    eventually("it serves or says what else is missing", || {
+        let ended = allowed.try_wait().expect("a child").is_some();
+        (ended || data.join("corelog.json").exists()).then_some(())
+    });
+    let _ = allowed.kill();
+    let output = allowed.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!text.contains("--allow-volatile"), "{text}");
+}

@@ -1,0 +1,294 @@
+//! Every setting of groups, offsets, connections, requests and producers has an effect.
+
+mod running_broker;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use corelog::client::assignor;
+use corelog::client::connection::Connection;
+use corelog::client::fetcher::Fetcher;
+use corelog::config::address::HostPort;
+use corelog::model::batch_builder::BatchBuilder;
+use corelog::model::ids::{ProducerEpoch, ProducerId};
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    GroupId, InitProducerIdRequest, JoinGroupRequest, JoinGroupResponse, OffsetCommitRequest,
+    ProduceRequest, TopicName, TransactionalId,
+};
+use kafka_protocol::protocol::StrBytes;
+
+use running_broker::{Broker, eventually};
+
+const COORDINATOR_LOADING: i16 = 14;
+const NOT_COORDINATOR: i16 = 16;
+const INVALID_SESSION_TIMEOUT: i16 = 26;
+const GROUP_MAX_SIZE_REACHED: i16 = 81;
+const OFFSET_METADATA_TOO_LARGE: i16 = 12;
+const INVALID_TRANSACTION_TIMEOUT: i16 = 50;
+const OUT_OF_ORDER_SEQUENCE: i16 = 45;
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn connect(broker: &Broker) -> Connection {
+    let address = HostPort::parse(broker.address()).expect("host and port");
+    Connection::open(&address).expect("the broker answers")
+}
+
+/// Joins a group (version 3: no second round for a member id).
+fn join(broker: &Broker, group: &str, session_timeout_ms: i32) -> JoinGroupResponse {
+    let protocol = JoinGroupRequestProtocol::default()
+        .with_name(text("range"))
+        .with_metadata(assignor::encode_subscription(&["t".to_owned()]));
+    let request = JoinGroupRequest::default()
+        .with_group_id(GroupId(text(group)))
+        .with_session_timeout_ms(session_timeout_ms)
+        .with_rebalance_timeout_ms(1_000)
+        .with_protocol_type(text("consumer"))
+        .with_protocols(vec![protocol]);
+    eventually("the group has its coordinator", || {
+        let response = connect(broker).call(&request, 3).expect("an answer");
+        let is_loading = matches!(response.error_code, COORDINATOR_LOADING | NOT_COORDINATOR);
+        (!is_loading).then_some(response)
+    })
+}
+
+#[test]
+fn group_min_and_max_session_timeout_bound_what_a_member_may_ask() {
+    let broker = Broker::with_settings(&[
+        "group.min.session.timeout.ms=5000",
+        "group.max.session.timeout.ms=7000",
+    ]);
+    for (timeout, code) in [
+        (4_999, INVALID_SESSION_TIMEOUT),
+        (7_001, INVALID_SESSION_TIMEOUT),
+        (6_000, 0),
+    ] {
+        assert_eq!(join(&broker, "g", timeout).error_code, code, "{timeout}");
+    }
+}
+
+#[test]
+fn group_max_size_refuses_one_member_more() {
+    let broker = Broker::with_settings(&["group.max.size=1"]);
+    assert_eq!(join(&broker, "g", 10_000).error_code, 0);
+    assert_eq!(
+        join(&broker, "g", 10_000).error_code,
+        GROUP_MAX_SIZE_REACHED
+    );
+}
+
+#[test]
+fn group_initial_rebalance_delay_ms_holds_the_first_join_back() {
+    let time = |setting: &str| {
+        let broker = Broker::with_settings(&[setting]);
+        assert_eq!(join(&broker, "warm-up", 10_000).error_code, 0);
+        let start = Instant::now();
+        assert_eq!(join(&broker, "g", 10_000).error_code, 0);
+        start.elapsed()
+    };
+    assert!(time("group.initial.rebalance.delay.ms=700") >= Duration::from_millis(700));
+    assert!(time("group.initial.rebalance.delay.ms=0") < Duration::from_millis(600));
+}
+
+/// Commits offset 1 of partition 0 of `t` for a group without members; the error code.
+fn commit(broker: &Broker, metadata: &str) -> i16 {
+    let partition = OffsetCommitRequestPartition::default()
+        .with_committed_offset(1)
+        .with_committed_metadata(Some(text(metadata)));
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(text("t")))
+        .with_partitions(vec![partition]);
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    eventually("the group has its coordinator", || {
+        let response = connect(broker).call(&request, 8).expect("an answer");
+        let code = response.topics[0].partitions[0].error_code;
+        (!matches!(code, COORDINATOR_LOADING | NOT_COORDINATOR)).then_some(code)
+    })
+}
+
+#[test]
+fn offset_metadata_max_bytes_refuses_longer_texts() {
+    let broker = Broker::with_settings(&["offset.metadata.max.bytes=5"]);
+    broker.text(&["topic", "create", "t"]);
+    assert_eq!(commit(&broker, "12345"), 0);
+    assert_eq!(commit(&broker, "123456"), OFFSET_METADATA_TOO_LARGE);
+}
+
+#[test]
+fn offsets_topic_num_partitions_is_taken_when_the_topic_is_made() {
+    let broker = Broker::with_settings(&["offsets.topic.num.partitions=7"]);
+    broker.text(&["topic", "create", "t"]);
+    assert_eq!(commit(&broker, ""), 0);
+    let count = |broker: &Broker| {
+        let listed = broker.json(&["topic", "list", "--internal"]);
+        let all = listed.as_array().expect("topics").clone();
+        let found = all
+            .into_iter()
+            .find(|topic| topic["topic"] == "__consumer_offsets");
+        found.expect("the offsets topic")["partitions"].as_u64()
+    };
+    assert_eq!(count(&broker), Some(7));
+    // another number later moves nothing: the offsets are where they were
+    let broker = broker.restart(&["--set", "offsets.topic.num.partitions=9"]);
+    assert_eq!(count(&broker), Some(7));
+    let described = broker.json(&["group", "describe", "g"]);
+    assert_eq!(described[0]["partitions"][0]["committed"], 1, "{described}");
+}
+
+#[test]
+fn offsets_retention_minutes_and_check_interval_expire_the_offsets_of_an_empty_group() {
+    let broker = Broker::with_settings(&[
+        "offsets.retention.minutes=1",
+        "offsets.retention.check.interval.ms=500",
+    ]);
+    broker.text(&["topic", "create", "t"]);
+    assert_eq!(commit(&broker, ""), 0);
+    std::thread::sleep(Duration::from_secs(45));
+    let described = broker.json(&["group", "describe", "g"]);
+    assert_eq!(described[0]["partitions"][0]["committed"], 1, "{described}");
+    eventually("the offsets have expired", || {
+        (broker.run(&["group", "describe", "g"]).status.code() == Some(1)).then_some(())
+    });
+}
+
+/// Whether the broker closes the connection within this time.
+fn is_closed_within(stream: &mut TcpStream, time: Duration) -> bool {
+    stream.set_read_timeout(Some(time)).expect("a socket");
+    matches!(stream.read(&mut [0; 16]), Ok(0))
+}
+
+#[test]
+fn socket_request_max_bytes_closes_on_a_larger_request() {
+    let broker = Broker::with_settings(&["socket.request.max.bytes=2000000"]);
+    for (size, is_closed) in [(2_000_001_u32, true), (1_999_999, false)] {
+        let mut stream = broker.socket();
+        stream.write_all(&size.to_be_bytes()).expect("taken");
+        stream.write_all(&[0, 3, 0, 0]).expect("taken"); // Metadata, version 0
+        assert_eq!(
+            is_closed_within(&mut stream, Duration::from_secs(1)),
+            is_closed,
+            "{size}"
+        );
+    }
+}
+
+#[test]
+fn connections_max_idle_ms_closes_silent_connections() {
+    let broker = Broker::with_settings(&["connections.max.idle.ms=300"]);
+    let start = Instant::now();
+    assert!(is_closed_within(
+        &mut broker.socket(),
+        Duration::from_secs(10)
+    ));
+    assert!(
+        start.elapsed() >= Duration::from_millis(250),
+        "{:?}",
+        start.elapsed()
+    );
+    let broker = broker.restart(&["--set", "connections.max.idle.ms=-1"]);
+    assert!(!is_closed_within(
+        &mut broker.socket(),
+        Duration::from_secs(1)
+    ));
+}
+
+#[test]
+fn max_connections_closes_what_is_too_many() {
+    let broker = Broker::start(&["--set", "cores=0", "--set", "max.connections=2"]);
+    let first = connect(&broker);
+    let second = connect(&broker);
+    eventually("the third connection is closed", || {
+        is_closed_within(&mut broker.socket(), Duration::from_millis(500)).then_some(())
+    });
+    drop((first, second));
+    eventually("there is room again", || {
+        (!is_closed_within(&mut broker.socket(), Duration::from_millis(300))).then_some(())
+    });
+}
+
+#[test]
+fn fetch_max_bytes_bounds_one_response() {
+    let broker = Broker::with_settings(&["fetch.max.bytes=20000"]);
+    broker.text(&["topic", "create", "t"]);
+    let mut lines = String::new();
+    for number in 0..10 {
+        let _ = writeln!(lines, "{number:09000}");
+    }
+    for line in lines.lines() {
+        broker.produce(&["t"], &format!("{line}\n"));
+    }
+    let start = BTreeMap::from([(("t".to_owned(), 0), 0)]);
+    let mut client = broker.client();
+    let round = Fetcher::new(start)
+        .poll(&mut client, Duration::from_secs(5))
+        .expect("fetched");
+    let size = round.fetched[0].records().len();
+    assert!((9_000..=20_000).contains(&size), "{size} of 90,000 bytes");
+}
+
+fn produce_with_sequence(broker: &Broker, id: i64, sequence: i32) -> i16 {
+    let mut batch = BatchBuilder::new().producer(ProducerId(id), ProducerEpoch(0), sequence);
+    batch.push(1, None, Some(b"value"));
+    let data = PartitionProduceData::default().with_records(Some(Bytes::from(batch.build())));
+    let topic = TopicProduceData::default()
+        .with_name(TopicName(text("t")))
+        .with_partition_data(vec![data]);
+    let request = ProduceRequest::default()
+        .with_acks(-1)
+        .with_timeout_ms(10_000)
+        .with_topic_data(vec![topic]);
+    let response = connect(broker).call(&request, 8).expect("an answer");
+    response.responses[0].partition_responses[0].error_code
+}
+
+#[test]
+fn producer_id_expiration_ms_forgets_idle_producers() {
+    let broker = Broker::with_settings(&[
+        "producer.id.expiration.ms=300",
+        "log.retention.check.interval.ms=100",
+    ]);
+    broker.text(&["topic", "create", "t"]);
+    assert_eq!(produce_with_sequence(&broker, 77, 0), 0);
+    eventually(
+        "the producer is forgotten, so that any sequence begins anew",
+        || {
+            let code = produce_with_sequence(&broker, 77, 9);
+            assert!(code == 0 || code == OUT_OF_ORDER_SEQUENCE, "{code}");
+            (code == 0).then_some(())
+        },
+    );
+    let broker = broker.restart(&[]);
+    assert_eq!(produce_with_sequence(&broker, 78, 0), 0);
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(produce_with_sequence(&broker, 78, 9), OUT_OF_ORDER_SEQUENCE);
+}
+
+#[test]
+fn transaction_max_timeout_ms_refuses_longer_ones() {
+    let broker = Broker::with_settings(&["transaction.max.timeout.ms=1000"]);
+    let ask = |timeout: i32| {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(TransactionalId(text("tx"))))
+            .with_transaction_timeout_ms(timeout);
+        connect(&broker)
+            .call(&request, 4)
+            .expect("an answer")
+            .error_code
+    };
+    assert_eq!(ask(1001), INVALID_TRANSACTION_TIMEOUT);
+    assert_ne!(ask(1000), INVALID_TRANSACTION_TIMEOUT);
+}
