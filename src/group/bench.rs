@@ -2,8 +2,8 @@
 //!
 //! Checks with every event: each waiter is answered once ([one-answer]), the generation never falls
 //! ([generation-rises]), a generation is given one assignment ([one-assignment]), the leader is a
-//! member ([leader-is-member]), no deadline is slept through ([wake-in-time]), and no member is told
-//! an assignment that is not stored.
+//! member ([leader-is-member]), no deadline is slept through ([wake-in-time]), and no member is
+//! told an assignment that is not stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 

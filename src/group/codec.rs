@@ -15,8 +15,9 @@
 //! ```
 //! Strings are i16-counted, bytes and arrays i32-counted, all big-endian. Version 4 of both values
 //! is the flexible form: unsigned varint counts plus one, and tagged fields, which are skipped.
-//! Written: key 1 with value 3 (value 1 when the client set an expiry), key 2 with value 3. Read: all.
-//! A null value is a tombstone. Keys of other versions belong to newer protocols: `Key::Other`.
+//! Written: key 1 with value 3 (value 1 when the client set an expiry), key 2 with value 3. Read:
+//! all. A null value is a tombstone. Keys of other versions belong to newer protocols:
+//! `Key::Other`.
 //! Promises: decoding is total; no allocation exceeds what the bytes at hand can fill.
 
 use bytes::Bytes;

@@ -2,8 +2,8 @@
 //!
 //! Runs on: one shard, which is the home of its offsets partitions. Not `Send`.   Owner: `Shard`.
 //! Promises: what is announced is durable. A request that was accepted is carried out though its
-//! asker disconnects. A session ends only after its deadline was noticed, all input that had arrived
-//! by then was handled, and the deadline still stands.
+//! asker disconnects. A session ends only after its deadline was noticed, all input that had
+//! arrived by then was handled, and the deadline still stands.
 //! Invariants: no borrow of the roster is held across an await. After each change of the roster
 //! `settle` hands on its answers, starts writers, and wakes the timer if a deadline came closer.
 
@@ -146,7 +146,8 @@ impl GroupCoordinator {
     }
 
     /// Reads a partition that has come to this shard and serves its groups from then on. Until then
-    /// they are answered "loading"; after an error they cannot be served, until `load` is called anew.
+    /// they are answered "loading"; after an error they cannot be served, until `load` is called
+    /// anew.
     pub async fn load(&self, partition: i32) -> Result<(), LoadError> {
         let Some(claim) = self.shared.roster.borrow_mut().begin_load(partition) else {
             return Ok(());
@@ -157,7 +158,7 @@ impl GroupCoordinator {
             Ok(self.shared.roster.borrow_mut().end_load(claim, now)?)
         });
         if let Err(error) = &outcome {
-            tracing::error!(partition, %error, "the groups of an offsets partition cannot be served");
+            tracing::error!(partition, %error, "groups of this partition cannot be served");
             self.shared.roster.borrow_mut().fail_load(claim);
         }
         self.shared.settle();
@@ -195,8 +196,8 @@ impl GroupCoordinator {
         self.shared.roster.borrow().for_each_committed(visit);
     }
 
-    /// Forgets the committed offsets of topics that are gone: after deletions, and after a start for
-    /// those that were deleted just before it.
+    /// Forgets the committed offsets of topics that are gone: after deletions, and after a start
+    /// for those that were deleted just before it.
     pub async fn forget_topics(&self, is_gone: impl Fn(&str) -> bool) {
         let mut after = None;
         loop {

@@ -2,8 +2,8 @@
 //!
 //! Pure: no async, no clock, no IO.
 //! A group has a living half (the state machine) and a durable half: its committed offsets and its
-//! metadata as last stored. Only `apply` changes the durable half, record by record, in the order of
-//! the log: when an append is durable, and when the log is read at a start.
+//! metadata as last stored. Only `apply` changes the durable half, record by record, in the order
+//! of the log: when an append is durable, and when the log is read at a start.
 //! Invariants: [image-is-log] the durable halves are what replaying the log gives.
 //! [live-bytes] `live_bytes` is the size of their records.
 

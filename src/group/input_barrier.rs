@@ -1,8 +1,8 @@
 //! When has the shard caught up with its input? Asked before a deadline is taken as missed.
 //!
-//! After a stall the deadlines of many sessions may have passed while the heartbeats that would have
-//! moved them wait unread in sockets and in the mesh. So a deadline is final only once every request
-//! that had arrived before it was noticed has been handled.
+//! After a stall the deadlines of many sessions may have passed while the heartbeats that would
+//! have moved them wait unread in sockets and in the mesh. So a deadline is final only once every
+//! request that had arrived before it was noticed has been handled.
 //! Runs on: the coordinator's shard.
 
 use std::time::Duration;

@@ -46,7 +46,8 @@ impl Group {
         self.try_complete_join(turn);
     }
 
-    /// While a rebalance is prepared, those who wait count: so a group above the limit shrinks to it.
+    /// While a rebalance is prepared, those who wait count: so a group above the limit shrinks to
+    /// it.
     fn has_room(&self, settings: &GroupSettings, member_id: &str) -> bool {
         let member = self.members.get(member_id);
         match self.state {

@@ -1,18 +1,20 @@
-//! One partition of `__consumer_offsets` as its coordinator sees it: its groups, the writes that wait
-//! for the log, and how large the log has grown.
+//! One partition of `__consumer_offsets` as its coordinator sees it: its groups, the writes that
+//! wait for the log, and how large the log has grown.
 //!
 //! Pure: no async, no clock, no IO.
-//! One append is under way at a time; what comes meanwhile goes together in the next. So the durable
-//! halves of the groups always equal the log up to its end, and a rewrite can copy from them.
+//! One append is under way at a time; what comes meanwhile goes together in the next. So the
+//! durable halves of the groups always equal the log up to its end, and a rewrite can copy from
+//! them.
 //!
 //! **Bounding the log.** When the log is several times its live state, the live state is appended
 //! anew in small batches, between which other writes go on, and then the log start moves to where
 //! that began:
 //! 1. `start` = the log end. 2. Walk over all live records, appending them. 3. Log start = `start`.
 //!
-//! A key below `start` is either copied by the walk, or written later than `start`, or dead. A crash
-//! or failure before 3 leaves copies that replay to the same state. Invariants: [one-append],
-//! [copy-is-current] a record is copied from the durable half while no append is under way.
+//! A key below `start` is either copied by the walk, or written later than `start`, or dead. A
+//! crash or failure before 3 leaves copies that replay to the same state.
+//! Invariants: [one-append] one append is under way at most. [copy-is-current] a record is copied
+//! from the durable half while no append is under way.
 
 use std::collections::VecDeque;
 

@@ -204,7 +204,8 @@ pub struct CommitRequest {
     pub member_id: String,
     /// Set for static members.
     pub group_instance_id: Option<String>,
-    /// Versions 2 to 4: how long to keep the offsets; absent (or -1 on the wire): the broker's rule.
+    /// Versions 2 to 4: how long to keep the offsets; absent (or -1 on the wire): the broker's
+    /// rule.
     pub retention_time_ms: Option<i64>,
     /// By topic name.
     pub topics: Vec<(String, Vec<OffsetToCommit>)>,

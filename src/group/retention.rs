@@ -1,8 +1,8 @@
 //! What goes by itself: expired offsets, empty groups without offsets, offsets of deleted topics.
 //!
 //! Pure: no async, no clock, no IO.
-//! The driver walks over the groups in steps, so that no step holds the shard for long. Nothing waits
-//! for these writes: what a crash leaves is found again by the next walk.
+//! The driver walks over the groups in steps, so that no step holds the shard for long. Nothing
+//! waits for these writes. What a crash leaves of expired offsets is found again by the next walk.
 
 use std::collections::BTreeSet;
 

@@ -1,12 +1,12 @@
 //! All that one shard coordinates: its offsets partitions, their groups, deadlines and limits.
 //!
 //! Pure: no async, no clock, no IO.
-//! The driver (`coordinator.rs`) calls a method for each event, then hands on the `Output`s and sees
-//! to it that every partition named by `take_unattended` has a writer, which carries out `next_step`
-//! after `next_step`.
+//! The driver (`coordinator.rs`) calls a method for each event, then hands on the `Output`s and
+//! sees to it that every partition named by `take_unattended` has a writer, which carries out
+//! `next_step` after `next_step`.
 //! Reading order: this file (members and time), `commits.rs` (offsets), `retention.rs` (what goes).
-//! Invariants: [filed] a group with a deadline is filed under it. [members-counted] `member_count` is
-//! the sum of the groups' sizes.
+//! Invariants: [filed] a group with a deadline is filed under it. [members-counted] `member_count`
+//! is the sum of the groups' sizes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -481,8 +481,8 @@ impl Roster {
         self.deadlines.first().map(|(deadline, _, _)| *deadline)
     }
 
-    /// Time has passed, and every request that arrived before `drained_to` has been handled. Looks at
-    /// `groups_max` groups at most; whether others are due.
+    /// Time has passed, and every request that arrived before `drained_to` has been handled. Looks
+    /// at `groups_max` groups at most; whether others are due.
     pub fn on_time(&mut self, now: Now, drained_to: Moment, groups_max: usize) -> bool {
         let due: Vec<(i32, String)> = self
             .deadlines

@@ -279,7 +279,8 @@ impl TestShard {
         self.walk(|shard, after| shard.roster.expire_offsets(shard.now, after, 2));
     }
 
-    /// Everything durable: by group, its offsets, and how it is described without its members' state.
+    /// Everything durable: by group, its offsets, and how it is described without its members'
+    /// state.
     fn durable(&self) -> Vec<String> {
         let mut all = Vec::new();
         for partition in self.roster.partitions.values() {
@@ -1006,8 +1007,8 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// [image-is-log], at every moment: a crash between two steps finds exactly what was durable; one
-    /// in the middle of an append finds that, or that and the append.
+    /// [image-is-log], at every moment: a crash between two steps finds exactly what was durable;
+    /// one in the middle of an append finds that, or that and the append.
     #[test]
     fn a_crash_at_any_step_finds_what_was_durable(
         events in prop::collection::vec(event(), 1..150),

@@ -23,7 +23,8 @@ pub const QUEUED_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 /// A new member has no id yet and cannot send heartbeats: so long it may wait for its first answer.
 pub const NEW_MEMBER_JOIN_TIMEOUT_MS: u64 = 5 * 60 * 1000;
 
-/// What is queued is appended in batches of about this many bytes; a single larger write goes alone.
+/// What is queued is appended in batches of about this many bytes; a single larger write goes
+/// alone.
 pub const APPEND_BYTES_TARGET: usize = 256 * 1024;
 
 /// A rewrite appends the live state in batches of about this many bytes.

@@ -10,9 +10,10 @@
 //!        nobody is left     +--------------------------------------------------------------+
 //!                                  a member joins, changes, leaves or falls silent
 //! ```
-//! Reading order: this file (what all events share), `join.rs`, `sync.rs`, `membership.rs`, `view.rs`.
-//! Invariants: [one-answer] every `Waiter` taken in is given out exactly once. [generation-rises] the
-//! generation never falls. [one-assignment] a generation has at most one assignment.
+//! Reading order: this file (what all events share), `join.rs`, `sync.rs`, `membership.rs`,
+//! `view.rs`.
+//! Invariants: [one-answer] every `Waiter` taken in is given out exactly once. [generation-rises]
+//! the generation never falls. [one-assignment] a generation has at most one assignment.
 //! [group-transitions] only the arrows above. [leader-is-member] a group with members has a leader
 //! among them. [wake-in-time] `next_deadline` is never later than the earliest deadline; it may be
 //! earlier, because a heartbeat only moves a deadline back and does not search for the next one.
