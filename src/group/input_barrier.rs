@@ -20,8 +20,7 @@ pub trait InputBarrier {
 /// Waits until the shard's loop turns quickly again, for so many rounds that a request which was
 /// waiting in a socket has been read, passed on by the mesh and handled.
 ///
-/// It sees stalls of its own shard only. A request that a connection on a stalled *other* shard has
-/// not read yet is not waited for.
+/// It sees stalls of its own shard only: whoever has several asks each of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoopBarrier;
 

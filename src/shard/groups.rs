@@ -100,8 +100,8 @@ impl Shard {
         }
     }
 
-    /// Committed offsets of deleted topics go too, whichever shards had their partitions. A topic that
-    /// was made anew under the same name begins without any.
+    /// Committed offsets of deleted topics go too, whichever shards had their partitions. A topic
+    /// that was made anew under the same name begins without any.
     pub(crate) fn forget_deleted_topics(&self, before: &Image, after: &Image) {
         let gone = |topic: &&Arc<Topic>| after.topic_by_id(topic.id).is_none();
         let names = before.topics().filter(gone).map(|t| t.name.to_string());
@@ -125,7 +125,8 @@ impl Shard {
     }
 
     /// A request for a coordinator: its home shard, which is that of the group's partition of
-    /// `__consumer_offsets`. The topic is made at the first request. `None`: the shard is going down.
+    /// `__consumer_offsets`. The topic is made at the first request. `None`: the shard is going
+    /// down.
     pub async fn group(self: &Rc<Self>, request: GroupRequest) -> Option<GroupReply> {
         let topic = self.offsets_topic().await?;
         let home = self.home(offsets_partition(&topic, request.group_id()));

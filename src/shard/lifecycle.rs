@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::cluster::metadata::Image;
 use crate::cluster::metadata_log::MetadataLog;
+use crate::group::input_barrier::{InputBarrier, LoopBarrier};
 use crate::journal::Journal;
 use crate::journal::checkpoint::PartitionCheckpoint;
 use crate::journal::checkpoint_file::Retired;
@@ -154,11 +155,7 @@ impl Shard {
 
     /// All input that has arrived on this shard has been handed to its handlers.
     pub(crate) async fn drain_here(&self) {
-        /// Rounds of the loop: sockets are read, frames dispatched, calls received.
-        const ROUNDS: usize = 8;
-        for _ in 0..ROUNDS {
-            rt::sleep(Duration::from_millis(1)).await;
-        }
+        LoopBarrier.drained().await;
     }
 
     /// The same for every shard.
