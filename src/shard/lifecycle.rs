@@ -27,6 +27,8 @@ use crate::telemetry::metrics;
 
 /// No message takes more of the journal's ring than this part.
 const MESSAGE_DIVISOR: u64 = 8;
+/// What groups have queued for their log has this long to be written at a stop.
+const GROUPS_CLOSE_TIME: Duration = Duration::from_secs(2);
 /// How often a stopping shard looks whether everything is answered.
 const QUIET_POLL: Duration = Duration::from_millis(5);
 
@@ -124,7 +126,8 @@ impl Shard {
 
     /// Makes everything accepted durable, closes segments and journal. Nothing is appended any more.
     pub async fn stop(self: &Rc<Self>, running: Running) -> Result<(), Error> {
-        self.close_groups().await;
+        // Commits that cannot be written any more are not waited for.
+        rt::timeout(GROUPS_CLOSE_TIME, self.close_groups()).await;
         appends::drained(self).await;
         for task in running.others {
             task.cancel().await;

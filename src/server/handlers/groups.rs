@@ -3,6 +3,7 @@
 //! Version differences that a client can see are settled here (where an error stands in the
 //! answer, what an absent protocol looks like); the coordinator never sees a version number.
 
+use bytes::Bytes;
 use kafka_protocol::messages as kafka;
 use kafka_protocol::messages::GroupId;
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
@@ -21,6 +22,11 @@ use crate::server::context::RequestContext;
 
 pub(super) fn text(value: impl Into<String>) -> StrBytes {
     StrBytes::from_string(value.into())
+}
+
+/// Bytes that the group keeps for long, as a copy of their own: the request's frame goes.
+fn own(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
 }
 
 fn some_string(value: Option<StrBytes>) -> Option<String> {
@@ -51,7 +57,7 @@ pub(crate) async fn join(
             .into_iter()
             .map(|p| Protocol {
                 name: p.name.to_string(),
-                metadata: p.metadata,
+                metadata: own(&p.metadata),
             })
             .collect(),
         requires_known_member_id: ctx.version >= 4,
@@ -103,7 +109,7 @@ pub(crate) async fn sync(
         assignments: request
             .assignments
             .into_iter()
-            .map(|a| (a.member_id.to_string(), a.assignment))
+            .map(|a| (a.member_id.to_string(), own(&a.assignment)))
             .collect(),
     };
     let synced = match ask(ctx, GroupRequest::Sync(sync)).await {
