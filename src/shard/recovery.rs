@@ -371,6 +371,7 @@ mod tests {
     fn a_partition_directory_is_a_topic_name_and_a_number() {
         assert_eq!(split_name("orders-7"), Some(("orders", 7)));
         assert_eq!(split_name("a-b-0"), Some(("a-b", 0)));
+        assert_eq!(split_name("orders--1"), Some(("orders-", 1)));
         for other in [
             "orders",
             "orders-",
