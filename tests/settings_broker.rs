@@ -6,6 +6,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use corelog::rt::executor::{self, LaneShares, ShardSpec};
+use corelog::rt::{self, Lane};
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
 
 use running_broker::{Broker, eventually, free_address};
@@ -252,6 +254,50 @@ fn destage_size_decides_when_records_move_into_their_segments() {
     };
     assert!(destaged("destage.size=64KiB") > 0);
     assert_eq!(destaged("destage.size=8MiB"), 0);
+}
+
+/// Rounds of work that two busy lanes of one shard get within the same time.
+fn rounds(shares: LaneShares) -> (u64, u64) {
+    let spec = ShardSpec {
+        shares,
+        ..ShardSpec::default()
+    };
+    let results = executor::run_on_cores(vec![spec], |_| async {
+        let until = rt::now() + Duration::from_millis(600);
+        let work = move || async move {
+            let mut rounds = 0;
+            while rt::now() < until {
+                let pause = rt::now() + Duration::from_micros(50);
+                while rt::now() < pause {
+                    std::hint::spin_loop();
+                }
+                rounds += 1;
+                rt::yield_if_needed().await;
+            }
+            rounds
+        };
+        let network = rt::spawn(Lane::Network, "network", work());
+        let background = rt::spawn(Lane::Background, "background", work());
+        (network.await, background.await)
+    });
+    results.expect("the shard ran")[0]
+}
+
+#[test]
+fn shares_divide_a_busy_shard() {
+    let base = LaneShares::default();
+    let (network, background) = rounds(LaneShares {
+        network: 1000,
+        background: 100,
+        ..base
+    });
+    assert!(network > 3 * background, "{network} against {background}");
+    let (network, background) = rounds(LaneShares {
+        network: 100,
+        background: 1000,
+        ..base
+    });
+    assert!(background > 3 * network, "{network} against {background}");
 }
 
 #[test]

@@ -248,7 +248,7 @@ static CORES: &[Row] = &[
         "shares",
         Kind::Shares,
         "network=1000,commit=1000,read=400,background=100",
-        "rt/executor.rs",
+        "rt/uring.rs",
         "How a busy shard divides its processor between connections, commits, reads of old data \
          and background work.",
     ),

@@ -4,7 +4,8 @@
 //! Promises: tasks of a lane share that lane's part of the shard's time; every poll is timed.
 //! Invariant: [slice] glommio polls its reactor only when no task is ready. So a task that could go on
 //! for ever asks `slice_is_over` and then waits for something that only the reactor can deliver,
-//! which makes it not ready.
+//! which makes it not ready. How long a lane may go on between two polls of the reactor is its share
+//! of the slice: under load, that is what divides the shard's time.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -19,7 +20,7 @@ use glommio::{Latency, Shares, TaskQueueHandle};
 
 use super::blocking::{BlockingPool, Kind, OUTSTANDING_MAX};
 use super::clock::{self, Instant};
-use super::executor::ShardSpec;
+use super::executor::{LaneShares, ShardSpec};
 use super::io_buf::Budget;
 use super::stall::{StallMeter, StallStats};
 use super::sync::semaphore::{Permit, Semaphore};
@@ -27,6 +28,34 @@ use super::task::Lane;
 
 /// How long tasks may run before one that asks waits for the reactor.
 const SLICE: Duration = Duration::from_millis(1);
+
+/// Which lane runs, and since when without a poll of the reactor or of another lane.
+struct Turn {
+    lane: Cell<usize>,
+    start: Cell<Instant>,
+}
+
+impl Turn {
+    fn new() -> Self {
+        Self {
+            lane: Cell::new(Lane::Network.index()),
+            start: Cell::new(clock::machine_now()),
+        }
+    }
+
+    fn enter(&self, lane: Lane) {
+        if self.lane.replace(lane.index()) != lane.index() {
+            self.start.set(clock::machine_now());
+        }
+    }
+}
+
+/// The slice divided by shares: the largest share has the whole slice.
+fn slices(shares: &LaneShares) -> [Duration; 4] {
+    let parts = Lane::ALL.map(|lane| u32::try_from(shares.of(lane)).unwrap_or(u32::MAX).max(1));
+    let largest = parts.into_iter().max().unwrap_or(1);
+    parts.map(|part| SLICE * part / largest)
+}
 
 /// What a task of this shard reaches through the thread-local runtime.
 pub(super) struct UringShard {
@@ -38,6 +67,9 @@ pub(super) struct UringShard {
     stalls: Rc<StallMeter>,
     /// When something was last delivered by the reactor.
     reactor_ran: Cell<Instant>,
+    turn: Rc<Turn>,
+    /// How long each lane may go on in one turn.
+    slices: [Duration; 4],
     /// A descriptor that is always ready: waiting for it takes one pass of the reactor.
     ready: PollableFd<UnixDatagram>,
 }
@@ -67,18 +99,24 @@ impl UringShard {
             budget: Budget::new(spec.io_memory),
             stalls: Rc::new(StallMeter::default()),
             reactor_ran: Cell::new(clock::machine_now()),
+            turn: Rc::new(Turn::new()),
+            slices: slices(&spec.shares),
             ready: PollableFd::new(ready).expect("it only takes the descriptor in"),
         }
     }
 
     /// Something was delivered by the reactor just now.
     pub(super) fn note_reactor_ran(&self) {
-        self.reactor_ran.set(clock::machine_now());
+        let now = clock::machine_now();
+        self.reactor_ran.set(now);
+        self.turn.start.set(now);
     }
 
-    /// Whether completions have been waiting for too long.
+    /// Whether completions have been waiting for too long, or this lane has had its share.
     pub(super) fn slice_is_over(&self) -> bool {
-        self.reactor_ran.get().elapsed() > SLICE
+        let now = clock::machine_now();
+        now.saturating_since(self.reactor_ran.get()) > SLICE
+            || now.saturating_since(self.turn.start.get()) > self.slices[self.turn.lane.get()]
     }
 
     /// Goes on after the reactor has been polled, which is after every ready task has run.
@@ -115,7 +153,7 @@ impl UringShard {
         T: 'static,
         F: Future<Output = T> + 'static,
     {
-        let timed = self.timed(name, future);
+        let timed = self.timed(lane, name, future);
         glommio::spawn_local_into(timed, self.lanes[lane.index()])
             .expect("the lane's queue lives as long as the executor")
     }
@@ -123,14 +161,20 @@ impl UringShard {
     /// `future`, with every poll timed.
     pub(super) fn timed<F: Future>(
         &self,
+        lane: Lane,
         name: &'static str,
         future: F,
     ) -> impl Future<Output = F::Output> + use<F> {
         let meter = Rc::clone(&self.stalls);
+        let turn = Rc::clone(&self.turn);
         let index = self.index;
         async move {
             let mut future = pin!(future);
-            std::future::poll_fn(|cx| meter.time(index, name, || future.as_mut().poll(cx))).await
+            std::future::poll_fn(|cx| {
+                turn.enter(lane);
+                meter.time(index, name, || future.as_mut().poll(cx))
+            })
+            .await
         }
     }
 }
