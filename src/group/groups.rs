@@ -51,9 +51,13 @@ impl Entry {
         self.stored.is_none() && self.offsets.is_empty()
     }
 
-    /// Whether forgetting it loses nothing.
+    /// Whether forgetting it loses nothing. What is filed under a deadline stays until that has
+    /// passed: [filed] goes both ways, a deadline without its group would be due for ever.
     pub fn is_forgettable(&self) -> bool {
-        self.group.is_vacant() && self.is_unrecorded() && self.queued == 0
+        self.group.is_vacant()
+            && self.is_unrecorded()
+            && self.queued == 0
+            && self.filed_under.is_none()
     }
 }
 

@@ -30,20 +30,23 @@ const ROUND: Duration = Duration::from_millis(1);
 const PROMPT: Duration = Duration::from_millis(10);
 /// Prompt rounds in a row that show that it has caught up.
 const PROMPT_ROUNDS: u32 = 10;
-/// A shard that is always late has no input that could be waited for.
-const ROUNDS_MAX: u32 = 200;
+/// On a machine that is always late no round is prompt: after this long, and as many rounds, what
+/// had arrived before has been read, and deadlines must not wait for ever.
+const LIMIT: Duration = Duration::from_millis(250);
 
 impl InputBarrier for LoopBarrier {
     fn drained(&self) -> LocalFuture<'_, ()> {
         Box::pin(async {
+            let start = rt::now();
             let mut prompt_rounds = 0;
-            for _ in 0..ROUNDS_MAX {
+            for round in 1.. {
                 let began = rt::now();
                 rt::sleep(ROUND).await;
                 rt::yield_now().await;
                 let is_prompt = rt::now().saturating_since(began) <= PROMPT;
                 prompt_rounds = if is_prompt { prompt_rounds + 1 } else { 0 };
-                if prompt_rounds == PROMPT_ROUNDS {
+                let is_late = rt::now().saturating_since(start) >= LIMIT;
+                if prompt_rounds == PROMPT_ROUNDS || (is_late && round >= PROMPT_ROUNDS) {
                     return;
                 }
             }

@@ -178,6 +178,8 @@ impl Requests {
             .connections_max_idle
             .unwrap_or(Duration::MAX);
         while self.buffer.len() < HEAD_SIZE {
+            // an impossible length ends the connection even if nothing follows it
+            self.size()?;
             let read = rt::timeout(idle, self.read(READ_SIZE_BYTES)).await;
             match read {
                 None => return Ok(None),
@@ -210,18 +212,29 @@ impl Requests {
 
     /// Size and API key of the frame at the front, checked before anything is allocated for it.
     fn head(&self) -> Result<(usize, i16), End> {
-        let (length, rest) = self
+        let size = self.size()?.expect("HEAD_SIZE is more than a length");
+        let key = self
             .buffer
-            .split_first_chunk::<4>()
-            .expect("HEAD_SIZE is more");
-        let key = rest.first_chunk::<2>().expect("HEAD_SIZE is as much");
+            .get(4..HEAD_SIZE)
+            .and_then(|key| key.first_chunk::<2>());
+        Ok((
+            size,
+            i16::from_be_bytes(*key.expect("HEAD_SIZE is as much")),
+        ))
+    }
+
+    /// Size of the frame at the front, within its limits; `None` while its length is not here yet.
+    fn size(&self) -> Result<Option<usize>, End> {
+        let Some(length) = self.buffer.first_chunk::<4>() else {
+            return Ok(None);
+        };
         let length = i32::from_be_bytes(*length);
         let limit = self.shard.settings().request_bytes_max;
         match usize::try_from(length) {
             Ok(size) if size < FRAME_SIZE_BYTES_MIN => Err(End::Refused(format!(
                 "request of {size} bytes is too short"
             ))),
-            Ok(size) if size <= limit => Ok((size, i16::from_be_bytes(*key))),
+            Ok(size) if size <= limit => Ok(Some(size)),
             _ => Err(End::Refused(format!(
                 "request of {length} bytes is outside socket.request.max.bytes={limit}"
             ))),

@@ -10,4 +10,5 @@ pub(crate) mod dispatch;
 pub(crate) mod errors;
 pub(crate) mod handlers;
 pub mod listener;
+pub(crate) mod operations;
 pub(crate) mod response;

@@ -18,6 +18,7 @@ use kafka_protocol::protocol::StrBytes;
 use crate::cluster::metadata::Topic;
 use crate::model::error_code::ErrorCode;
 use crate::server::context::RequestContext;
+use crate::server::operations;
 use crate::wire::api_versions::{self as wire_api_versions, Feature};
 
 /// `max.request.partition.size.limit` of Kafka: partitions in one DescribeTopicPartitions answer.
@@ -81,6 +82,10 @@ pub(crate) fn describe_cluster(
     response
         .with_controller_id(BrokerId(ctx.node_id().0))
         .with_brokers(vec![broker])
+        .with_cluster_authorized_operations(operations::if_asked(
+            request.include_cluster_authorized_operations,
+            operations::CLUSTER,
+        ))
 }
 
 /// FindCoordinator: this broker coordinates every group; there are no transactions here yet.
@@ -208,6 +213,7 @@ fn described_topic(
         ))))
         .with_topic_id(topic.id.into())
         .with_is_internal(topic.is_internal())
+        .with_topic_authorized_operations(operations::TOPIC)
         .with_partitions(partitions)
 }
 

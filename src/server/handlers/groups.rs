@@ -19,6 +19,7 @@ use crate::group::requests::{
 };
 use crate::model::error_code::ErrorCode;
 use crate::server::context::RequestContext;
+use crate::server::operations;
 
 pub(super) fn text(value: impl Into<String>) -> StrBytes {
     StrBytes::from_string(value.into())
@@ -190,7 +191,11 @@ pub(crate) async fn describe(
     for group in request.groups {
         let asked = GroupRequest::Describe(group.to_string());
         groups.push(match ask(ctx, asked).await {
-            Some(GroupReply::Describe(described)) => described_group(ctx.version, described),
+            Some(GroupReply::Describe(described)) => {
+                let is_asked = request.include_authorized_operations && described.error.is_ok();
+                described_group(ctx.version, described)
+                    .with_authorized_operations(operations::if_asked(is_asked, operations::GROUP))
+            }
             _ => DescribedGroup::default()
                 .with_group_id(group)
                 .with_error_code(ErrorCode::NotCoordinator.code()),

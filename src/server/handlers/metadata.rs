@@ -13,6 +13,7 @@ use crate::model::error_code::ErrorCode;
 use crate::model::ids::TopicId;
 use crate::model::topic_name::OFFSETS_TOPIC;
 use crate::server::context::RequestContext;
+use crate::server::operations;
 
 /// Answers for all topics, or for those named.
 ///
@@ -26,10 +27,16 @@ pub(crate) async fn handle(ctx: &RequestContext, request: MetadataRequest) -> Me
         .with_port(port);
     let may_create = ctx.config().auto_create_topics_enable
         && (ctx.version < 4 || request.allow_auto_topic_creation);
-    let topics = match request.topics {
+    let mut topics = match request.topics {
         None => all_topics(ctx),
         Some(topics) => named_topics(ctx, topics, may_create).await,
     };
+    if request.include_topic_authorized_operations {
+        let known = |topic: &&mut MetadataResponseTopic| topic.error_code == 0;
+        for topic in topics.iter_mut().filter(known) {
+            topic.topic_authorized_operations = operations::TOPIC;
+        }
+    }
     MetadataResponse::default()
         .with_brokers(vec![broker])
         .with_cluster_id(Some(StrBytes::from_string(
@@ -37,6 +44,10 @@ pub(crate) async fn handle(ctx: &RequestContext, request: MetadataRequest) -> Me
         )))
         .with_controller_id(node)
         .with_topics(topics)
+        .with_cluster_authorized_operations(operations::if_asked(
+            request.include_cluster_authorized_operations,
+            operations::CLUSTER,
+        ))
 }
 
 fn all_topics(ctx: &RequestContext) -> Vec<MetadataResponseTopic> {

@@ -117,7 +117,7 @@ fn run(options: &Options) -> Result<RunReport, String> {
     if report.not_run == 0 {
         let closing = session.finish();
         println!("{closing}");
-        report.cycles.push(closing);
+        report.closing = Some(closing);
     }
     if let Some(path) = &options.result {
         report.write(path)?;

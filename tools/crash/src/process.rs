@@ -4,10 +4,14 @@
 //! Promises: the process is gone when `kill` returns or the value is dropped.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// How long an answer may take before the broker's process is looked at again.
+const START_STEP: Duration = Duration::from_secs(2);
 
 /// How to start the broker.
 #[derive(Clone, Debug)]
@@ -21,7 +25,7 @@ pub(crate) struct BrokerCommand {
 #[derive(Debug)]
 pub(crate) struct Broker {
     child: Child,
-    /// From the start of the process to the first connection it accepted.
+    /// From the start of the process to its first answer.
     pub(crate) start_time: Duration,
 }
 
@@ -47,7 +51,7 @@ impl BrokerCommand {
         }
     }
 
-    /// Starts the broker and waits until it accepts connections.
+    /// Starts the broker and waits until it answers a request.
     pub(crate) fn start(&self, limit: Duration) -> Result<Broker, String> {
         let log = File::options()
             .create(true)
@@ -68,12 +72,12 @@ impl BrokerCommand {
             child,
             start_time: Duration::ZERO,
         };
-        while TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).is_err() {
+        while !is_answering(self.address) {
             if let Ok(Some(status)) = broker.child.try_wait() {
                 return Err(format!("the broker ended: {status}, {}", self.last_line()));
             }
             if started.elapsed() > limit {
-                return Err(format!("the broker accepts nothing after {limit:?}"));
+                return Err(format!("the broker answers nothing after {limit:?}"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -127,6 +131,18 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether an `ApiVersions` request in version 0 is answered: a broker can accept before it serves.
+fn is_answering(address: SocketAddr) -> bool {
+    const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
+    let ask = || {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(START_STEP))?;
+        stream.write_all(&REQUEST)?;
+        stream.read_exact(&mut [0; 4])
+    };
+    ask().is_ok()
 }
 
 /// A port of the loopback interface that was free a moment ago. It lies below the range from which

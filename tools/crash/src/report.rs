@@ -21,7 +21,7 @@ pub(crate) struct CycleReport {
     pub(crate) acked: u64,
     /// Read back and found right.
     pub(crate) verified: u64,
-    /// From the start of the process to the first accepted connection.
+    /// From the start of the process to its first answer.
     pub(crate) restart_time: Duration,
     pub(crate) violations: Vec<String>,
     /// The run cannot go on after this cycle.
@@ -36,6 +36,8 @@ pub(crate) struct RunReport {
     pub(crate) cycles: Vec<CycleReport>,
     /// Cycles left after one that broke the run: they count as failed.
     pub(crate) not_run: u32,
+    /// The last reading of everything: no cycle, but a failure if it finds one.
+    pub(crate) closing: Option<CycleReport>,
 }
 
 impl CycleReport {
@@ -85,6 +87,7 @@ impl RunReport {
             seed,
             cycles: Vec::new(),
             not_run: 0,
+            closing: None,
         }
     }
 
@@ -94,13 +97,18 @@ impl RunReport {
 
     pub(crate) fn failed(&self) -> usize {
         let not_run = usize::try_from(self.not_run).expect("u32 fits usize");
-        self.cycles.len() - self.passed() + not_run
+        let closing = self
+            .closing
+            .as_ref()
+            .is_some_and(|closing| !closing.is_passed());
+        self.cycles.len() - self.passed() + not_run + usize::from(closing)
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<(), String> {
         let cycles: Vec<_> = self
             .cycles
             .iter()
+            .chain(&self.closing)
             .map(|cycle| {
                 json!({
                     "name": cycle.name.trim(),
