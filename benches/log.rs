@@ -1,7 +1,7 @@
 //! The log: index lookup, append into memory, and planning a read.
 //!
-//! No disk is involved: the append is what runs on the shard for each batch (offsets, producer state,
-//! tail), the rest is the journal's.
+//! No disk is involved: the append is what runs on the shard for each batch (offsets, producer
+//! state, tail), the rest is the journal's.
 
 use std::hint::black_box;
 use std::rc::Rc;

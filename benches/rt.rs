@@ -1,5 +1,5 @@
-//! What the runtime facade costs: a value to another shard and back, a durable 64 KiB write with one
-//! and with four in flight, one pass of the reactor.
+//! What the runtime facade costs: a value to another shard and back, a durable 64 KiB write with
+//! one and with four in flight, one pass of the reactor.
 //!
 //! Runs on: two floating shards over io_uring; the file lies in `target`.
 

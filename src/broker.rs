@@ -1,13 +1,12 @@
 //! The composition root: checks the machine, brings the data directory to rest, starts one shard a
 //! core, and stops them in order.
 //!
-//! Runs on: the main thread until the shards run; then each shard on its own.
-//! Order of a start: settings -> io_uring, limits, direct I/O -> lock the directory -> claim the ports
-//! -> identity -> recovery (journals replayed into segments, see `shard::recovery`) -> shards open
-//! their journals and partitions -> listeners -> the ready line. Nothing in the directory is changed
-//! before it is known to be ours.
-//! Order of a stop: no new connections -> what was accepted is answered -> all shards quiet ->
-//! segments closed as plain Kafka directories -> checkpoint -> exit.
+//! Runs on: the main thread until the shards run; then each shard on its own. Order of a start:
+//! settings -> io_uring, limits, direct I/O -> lock the directory -> claim the ports -> identity ->
+//! recovery (journals replayed into segments, see `shard::recovery`) -> shards open their journals
+//! and partitions -> listeners -> the ready line. Nothing in the directory is changed before it is
+//! known to be ours. Order of a stop: no new connections -> what was accepted is answered -> all
+//! shards quiet -> segments closed as plain Kafka directories -> checkpoint -> exit.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};

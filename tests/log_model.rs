@@ -1,6 +1,7 @@
-//! Logs over their journals against plain vectors, on the simulated disk: appends, duplicates, reads,
-//! lookups by time, rolls, destaging, carrying, checkpoints, truncations, log starts, clean stops, kills,
-//! power failures at any change (also inside recovery), and another number of shards after each of them.
+//! Logs over their journals against plain vectors, on the simulated disk: appends, duplicates,
+//! reads, lookups by time, rolls, destaging, carrying, checkpoints, truncations, log starts, clean
+//! stops, kills, power failures at any change (also inside recovery), and another number of shards
+//! after each of them.
 //!
 //! `SIM_SEED=n cargo test --test log_model` repeats one seed; `SIM_SEEDS=n` runs more of them.
 
@@ -171,7 +172,8 @@ struct Shard {
     controls: RefCell<BTreeSet<Position>>,
     pending: RefCell<BTreeSet<Position>>,
     progress: Notify,
-    /// Pins, records and the file belong together: a checkpoint overtaken by another would free too much.
+    /// Pins, records and the file belong together: a checkpoint overtaken by another would free too
+    /// much.
     checkpointing: Semaphore,
 }
 

@@ -595,7 +595,8 @@ fn without_comments(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-// ---- the rules find what is planted --------------------------------------------------------------
+// ---- the rules find what is planted
+// --------------------------------------------------------------
 
 fn planted(path: &str, text: &str) -> SourceFile {
     SourceFile {

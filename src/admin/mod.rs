@@ -3,8 +3,8 @@
 //! Runs on: shard 0, background lane.
 //! Two paths and GET only: a request is a line that matters and headers that do not, so the few
 //! lines here stand in for an HTTP library, none of which runs on this executor.
-//! Limits: `REQUEST_SIZE_BYTES_MAX` a request, `REQUEST_TIME` for all of it, `CONNECTIONS_MAX` at once;
-//! one request a connection.
+//! Limits: `REQUEST_SIZE_BYTES_MAX` a request, `REQUEST_TIME` for all of it, `CONNECTIONS_MAX` at
+//! once; one request a connection.
 
 use std::cell::Cell;
 use std::rc::Rc;

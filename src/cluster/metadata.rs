@@ -1,7 +1,8 @@
 //! The metadata image: what exists in the cluster, as one immutable value.
 //!
 //! Pure: no async, no clock, no IO.
-//! Owner: the controller makes a new image for every change; each shard holds the newest in an `Arc`.
+//! Owner: the controller makes a new image for every change; each shard holds the newest in an
+//! `Arc`.
 //! Promises: an image is the result of applying all records of the metadata log in order.
 //! Invariants: [topic-names-unique] one live topic per name; [topic-ids-once] an id never returns.
 
@@ -99,7 +100,8 @@ pub enum Record {
     },
 }
 
-/// A record that does not fit the image it is applied to: the log is damaged or from a newer version.
+/// A record that does not fit the image it is applied to: the log is damaged or from a newer
+/// version.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum ApplyError {
     /// The id is not a base64url uuid.

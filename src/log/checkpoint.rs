@@ -1,8 +1,10 @@
 //! Where a log stands at a batch boundary, in one record: what a start needs without reading a log.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: `decode` is total; what it accepts is as it was written (both carriers have a checksum).
-//! Invariants: [producer-prefix] the producers are exactly those of the batches below `next_offset`.
+//! Promises: `decode` is total; what it accepts is as it was written (both carriers have a
+//! checksum).
+//! Invariants: [producer-prefix] the producers are exactly those of the batches below
+//! `next_offset`.
 //!
 //! The record lives in the journal's checkpoint while the broker runs, and in the partition's own
 //! `partition.state` after a clean stop or a recovery. Little-endian:
@@ -30,7 +32,8 @@
 //! |  |  | start or -1 (8), last timestamp (8); behind each its batches, 24 bytes: last sequence (4), |
 //! |  |  | offset delta (4), last offset (8), timestamp (8) |
 //!
-//! `partition.state` is `CLPS`, version (2), zero (2), record length (4), CRC-32C of the record (4), record.
+//! `partition.state` is `CLPS`, version (2), zero (2), record length (4), CRC-32C of the record
+//! (4), record.
 
 use super::indexer::MaxTimestamp;
 use super::leader_epochs::{EpochStart, LeaderEpochs};
@@ -53,9 +56,9 @@ pub struct LogCheckpoint {
     pub log_start: Offset,
     /// Base offset of the open segment.
     pub segment_base: Offset,
-    /// Bytes of the segment below are flushed; aligned, unless the segment is rolled and complete. May
-    /// be below `end_position` (the last block is written again) or above it (a batch is cut by a
-    /// block's end).
+    /// Bytes of the segment below are flushed; aligned, unless the segment is rolled and complete.
+    /// May be below `end_position` (the last block is written again) or above it (a batch is cut by
+    /// a block's end).
     pub destaged_position: FilePosition,
     /// End of the last whole batch that is covered, exclusive.
     pub end_position: FilePosition,

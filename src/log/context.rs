@@ -1,10 +1,11 @@
 //! What the logs of one shard share: tail memory, open descriptors, index memory, preallocation.
 //!
 //! Runs on: one shard.        Owner: the shard; every `Log` holds a reference.
-//! Promises: descriptors and index memory stay within their limits, whatever the number of partitions;
-//! what is used right now stays usable (handles are reference-counted), it is only no longer cached.
-//! Invariants: [sealed-closed] a segment is in the cache as `Direct` while it is open and as `Shared` once
-//! it is sealed, never as both.
+//! Promises: descriptors and index memory stay within their limits, whatever the number of
+//! partitions; what is used right now stays usable (handles are reference-counted), it is only no
+//! longer cached.
+//! Invariants: [sealed-closed] a segment is in the cache as `Direct` while it is open and as
+//! `Shared` once it is sealed, never as both.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -116,8 +117,8 @@ impl LogContext {
         number
     }
 
-    /// The open segment at `path`, for direct reads and writes. Makes the file if it is not there and
-    /// `creates`.
+    /// The open segment at `path`, for direct reads and writes. Makes the file if it is not there
+    /// and `creates`.
     ///
     /// Cancel: safe.
     pub(super) async fn open_direct(

@@ -1,8 +1,8 @@
 //! The end of a log: its directory gets a name that no topic can have, and is unlinked later.
 //!
 //! Runs on: the home shard, background lane.
-//! Promises: when `set_aside` returns, the old name is free for a topic of the same name; the rename
-//! needs no flush, because the deletion is in the metadata log and a start repeats it.
+//! Promises: when `set_aside` returns, the old name is free for a topic of the same name; the
+//! rename needs no flush, because the deletion is in the metadata log and a start repeats it.
 
 use std::path::PathBuf;
 

@@ -1,15 +1,16 @@
 //! From memory to segments: large aligned writes of durable data, sealing, and the clean stop.
 //!
 //! Runs on: the home shard, background lane.        Owner: `Log`, one at a time (`io`).
-//! Promises: only durable bytes are written, in whole blocks at aligned positions; when `destage` returns,
-//! data and index entries are flushed, and a checkpoint made now covers them.
-//! Invariants: [whole-blocks] [sealed-closed] [producer-prefix]; [destage-durable] nothing above the
-//! durable end reaches a segment.
+//! Promises: only durable bytes are written, in whole blocks at aligned positions; when `destage`
+//! returns, data and index entries are flushed, and a checkpoint made now covers them.
+//! Invariants: [whole-blocks] [sealed-closed] [producer-prefix]; [destage-durable] nothing above
+//! the durable end reaches a segment.
 //!
 //! Sealing a rolled segment, in this order: (1) its last bytes, the last block padded with zeros;
-//! (2) truncate to the exact length; (3) fdatasync; (4) index files, exact, and the producer snapshot of
-//! the next segment's base; (5) close. Only then may a buffered descriptor on it exist. A crash between
-//! any two of them leaves what the journal brings again, because the checkpoint still names the segment.
+//! (2) truncate to the exact length; (3) fdatasync; (4) index files, exact, and the producer
+//! snapshot of the next segment's base; (5) close. Only then may a buffered descriptor on it exist.
+//! A crash between any two of them leaves what the journal brings again, because the checkpoint
+//! still names the segment.
 
 use bytes::Bytes;
 use futures_util::future::try_join3;
@@ -63,7 +64,8 @@ impl Log {
     /// Writes everything durable that fills whole blocks, and seals what was rolled.
     ///
     /// After an error the log is failed, unless the disk was full: then calling again goes on.
-    /// Cancel: not safe; a dropped call leaves a half-destaged run, which the next call writes again.
+    /// Cancel: not safe; a dropped call leaves a half-destaged run, which the next call writes
+    /// again.
     pub async fn destage(&self) -> Result<Destaged, Error> {
         let _files = self.io.acquire(1).await;
         self.check_failed()?;
@@ -91,8 +93,8 @@ impl Log {
         Ok(done)
     }
 
-    /// With `settles`, the last partial block is written as well, padded: its batches may leave memory
-    /// then. It will be written again, and the journal keeps its bytes until it was.
+    /// With `settles`, the last partial block is written as well, padded: its batches may leave
+    /// memory then. It will be written again, and the journal keeps its bytes until it was.
     fn next_run(&self, settles: bool) -> Option<Run> {
         let state = self.state.borrow();
         let segment = state.oldest_open();
@@ -230,7 +232,8 @@ impl Log {
         state.oldest_open_mut().indexer = Some(indexer);
     }
 
-    /// Flushes the segment, and appends the entries that are not in the index files yet, flushed too.
+    /// Flushes the segment, and appends the entries that are not in the index files yet, flushed
+    /// too.
     async fn flush(&self, file: &File, base: Offset) -> Result<(), Error> {
         let (offsets, times, counts) = {
             let state = self.state.borrow();

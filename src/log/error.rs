@@ -1,7 +1,8 @@
 //! What can go wrong with a log, as values that the layers above match on.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: every damage error names the file and the position; every variant has one client answer.
+//! Promises: every damage error names the file and the position; every variant has one client
+//! answer.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! Names of the files in a partition directory: Kafka's own.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: a name that this file did not make (or Kafka did not) parses to nothing and is left alone.
+//! Promises: a name that this file did not make (or Kafka did not) parses to nothing and is left
+//! alone.
 //!
 //! | name | content |
 //! |---|---|

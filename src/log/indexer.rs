@@ -1,8 +1,8 @@
 //! Builds the two indexes of a segment from the batches that enter its file.
 //!
 //! Pure: no async, no clock, no IO.        Owner: an open segment, recovery, or a rebuild scan.
-//! Promises: the same batches give the same entries as Kafka's `LogSegment.append`, whether they come
-//! in one go, after a restart, or from a scan.
+//! Promises: the same batches give the same entries as Kafka's `LogSegment.append`, whether they
+//! come in one go, after a restart, or from a scan.
 
 use super::offset_index::{OffsetEntry, OffsetIndex};
 use super::time_index::{TimeEntry, TimeIndex};
@@ -158,7 +158,8 @@ mod tests {
             position += u64::try_from(header.total_size()).unwrap();
         }
         indexer.finish();
-        // batches are a bit over 2000 bytes: more than 4096 bytes have passed before every second one
+        // batches are a bit over 2000 bytes: more than 4096 bytes have passed before every second
+        // one
         let size = u32::try_from(position / 10).unwrap();
         let (offsets, times) = indexer.clone().into_indexes();
         let expected: Vec<u8> = [2, 4, 6, 8]

@@ -55,8 +55,8 @@ impl LeaderEpochs {
         self.entries.last().map(|entry| entry.epoch)
     }
 
-    /// Notes that `epoch` writes from `start_offset` on; says whether that is news. An epoch at or below
-    /// the newest one changes nothing.
+    /// Notes that `epoch` writes from `start_offset` on; says whether that is news. An epoch at or
+    /// below the newest one changes nothing.
     pub fn assign(&mut self, epoch: LeaderEpoch, start_offset: Offset) -> bool {
         if epoch.get() < 0 || self.latest().is_some_and(|latest| epoch <= latest) {
             return false;
@@ -107,16 +107,16 @@ impl LeaderEpochs {
         Some((floor.map_or(requested, |entry| entry.epoch), end))
     }
 
-    /// Forgets what starts at or above `end_offset`: the log now ends there. Says whether that changed
-    /// anything.
+    /// Forgets what starts at or above `end_offset`: the log now ends there. Says whether that
+    /// changed anything.
     pub fn truncate_end(&mut self, end_offset: Offset) -> bool {
         let before = self.entries.len();
         self.entries.retain(|entry| entry.start_offset < end_offset);
         self.entries.len() != before
     }
 
-    /// Forgets what ends at or below `log_start`; the epoch that wrote `log_start` now starts there.
-    /// Says whether that changed anything.
+    /// Forgets what ends at or below `log_start`; the epoch that wrote `log_start` now starts
+    /// there. Says whether that changed anything.
     pub fn truncate_start(&mut self, log_start: Offset) -> bool {
         let above = self
             .entries

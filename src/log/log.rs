@@ -1,13 +1,15 @@
 //! One partition's log: what it consists of, and the append.
 //!
-//! Runs on: the partition's home shard.        Owner: the partition; shared by `Rc` with background work.
-//! Promises: an appended batch has its offset at once and is in memory; it is in a segment only once it
-//! is durable in the journal. `append` is synchronous: between the producer check and the journal queue
-//! nothing else can run.
-//! Invariants: [offset-chain] see `model::log_offsets`. [segments-ordered] sealed segments, then the open
-//! ones, each beginning where the one before ends; the last open one is active. [producer-prefix] the
-//! producers in `State` are those at the log end, the ones in `State::destaged` those at the destaged end.
-//! State is never borrowed across an await; what changes files holds `io`, so it never overlaps.
+//! Runs on: the partition's home shard.        Owner: the partition; shared by `Rc` with background
+//! work.
+//! Promises: an appended batch has its offset at once and is in memory; it is in a segment only
+//! once it is durable in the journal. `append` is synchronous: between the producer check and the
+//! journal queue nothing else can run.
+//! Invariants: [offset-chain] see `model::log_offsets`. [segments-ordered] sealed segments, then
+//! the open ones, each beginning where the one before ends; the last open one is active.
+//! [producer-prefix] the producers in `State` are those at the log end, the ones in
+//! `State::destaged` those at the destaged end. State is never borrowed across an await; what
+//! changes files holds `io`, so it never overlaps.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -159,7 +161,8 @@ impl OpenSegment {
         let last = header.last_offset().distance_from(self.base);
         self.end_position + size_of_batch(header) > limit
             || waited_ms > settings.segment_ms
-            // a time entry is the larger one, and there is one more of them when the segment is sealed
+            // a time entry is the larger one, and there is one more of them when the segment is
+            // sealed
             || (self.index_entries + 2) * 12 > settings.segment_index_bytes.max(24)
             || last > i64::from(i32::MAX)
     }
@@ -244,7 +247,8 @@ impl State {
         self.destaged.time_index_entries = u32::try_from(times).unwrap_or(u32::MAX);
     }
 
-    /// Sets the destaged end as the chain wants it: what lies below the log start need not be there.
+    /// Sets the destaged end as the chain wants it: what lies below the log start need not be
+    /// there.
     pub(super) fn refresh_destaged_end(&mut self) {
         self.offsets.destaged_end = self.destaged.next_offset.max(self.offsets.log_start);
     }
@@ -408,7 +412,8 @@ impl Log {
         self.failed.borrow().clone()
     }
 
-    /// Takes no more batches and changes no more files: a write or flush failed, or data is damaged.
+    /// Takes no more batches and changes no more files: a write or flush failed, or data is
+    /// damaged.
     pub fn fail(&self, error: Error) {
         self.failed
             .borrow_mut()
@@ -427,8 +432,8 @@ impl Log {
         self.state.borrow().is_prepared
     }
 
-    /// Gives a batch the next offsets and keeps it in memory. The returned entry goes into the journal
-    /// at once; then `on_enqueued` tells where it went.
+    /// Gives a batch the next offsets and keeps it in memory. The returned entry goes into the
+    /// journal at once; then `on_enqueued` tells where it went.
     ///
     /// The caller has checked the batch and the producer, and has called `prepare` before.
     pub fn append(
@@ -532,7 +537,8 @@ impl Log {
         state.offsets.assert_ordered();
     }
 
-    /// Everything below `high_watermark` may be read; never goes back. The last stable offset follows.
+    /// Everything below `high_watermark` may be read; never goes back. The last stable offset
+    /// follows.
     pub fn advance_high_watermark(&self, high_watermark: Offset) {
         let mut state = self.state.borrow_mut();
         state.offsets.high_watermark = state.offsets.high_watermark.max(high_watermark);
@@ -558,9 +564,9 @@ impl Log {
         }
     }
 
-    /// One journal entry with everything that is in no segment, so that older entries of this log are
-    /// not needed any more; none when there is nothing, when it is above `bytes_max`, or when a rolled
-    /// segment waits for its destaging. After it was queued: `on_carried`.
+    /// One journal entry with everything that is in no segment, so that older entries of this log
+    /// are not needed any more; none when there is nothing, when it is above `bytes_max`, or when a
+    /// rolled segment waits for its destaging. After it was queued: `on_carried`.
     pub fn carry(&self, bytes_max: usize) -> Option<Entry> {
         let state = self.state.borrow();
         let segment = state.active();
@@ -600,8 +606,8 @@ impl Log {
         }
     }
 
-    /// Notes the number of the entry that `carry` returned. The ring before it may be reused once that
-    /// entry is durable and a checkpoint made after this call is durable.
+    /// Notes the number of the entry that `carry` returned. The ring before it may be reused once
+    /// that entry is durable and a checkpoint made after this call is durable.
     pub fn on_carried(&self, journal_entry: Position) {
         self.tail.borrow_mut().set_carried(journal_entry);
     }
@@ -616,8 +622,8 @@ impl Log {
         self.tail.borrow().undestaged_bytes()
     }
 
-    /// Where the log stands in its files, for the journal's checkpoint. None while a start would find
-    /// the same in the directory. Waits for a destaging that is under way.
+    /// Where the log stands in its files, for the journal's checkpoint. None while a start would
+    /// find the same in the directory. Waits for a destaging that is under way.
     ///
     /// Cancel: safe.
     pub async fn checkpoint(&self) -> Option<LogCheckpoint> {

@@ -4,8 +4,8 @@
 //! Promises: the new log start is durable in the journal before a file is touched.
 //!
 //! In this order: `retention_start` (or a client) names an offset, `log_start_entry` goes to the
-//! journal, once it is durable `advance_log_start`, then `delete_retired`. A crash after the entry leaves
-//! files below the log start, which the next start removes.
+//! journal, once it is durable `advance_log_start`, then `delete_retired`. A crash after the entry
+//! leaves files below the log start, which the next start removes.
 
 use super::error::Error;
 use super::file_names::{DELETED_SUFFIX, FileKind};
@@ -18,8 +18,8 @@ use crate::model::offset::Offset;
 use crate::rt::fs;
 
 impl Log {
-    /// Where `retention.ms` and `retention.bytes` want the log to start; none when nothing is to go. Rolls
-    /// the active segment when all of it is to go.
+    /// Where `retention.ms` and `retention.bytes` want the log to start; none when nothing is to
+    /// go. Rolls the active segment when all of it is to go.
     ///
     /// Cancel: safe.
     pub async fn retention_start(&self, now_ms: i64) -> Result<Option<Offset>, Error> {
@@ -77,8 +77,8 @@ impl Log {
         sealed.chain(open).collect()
     }
 
-    /// What the journal has to make durable before the log may start at `log_start`; none when it starts
-    /// there or later already.
+    /// What the journal has to make durable before the log may start at `log_start`; none when it
+    /// starts there or later already.
     pub fn log_start_entry(&self, log_start: Offset) -> Result<Option<Entry>, Error> {
         let state = self.state.borrow();
         let offsets = state.offsets;

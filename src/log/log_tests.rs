@@ -1,4 +1,5 @@
-//! Tests of the whole log on the simulated disk, without a journal: every append is declared durable.
+//! Tests of the whole log on the simulated disk, without a journal: every append is declared
+//! durable.
 
 use std::path::Path;
 use std::rc::Rc;

@@ -1,8 +1,8 @@
 //! Offsets by time: the first record at or after a timestamp, and the record with the largest one.
 //!
 //! Runs on: the home shard; decompression happens off it, within a bound.        Owner: `Log`.
-//! Promises: the answer is exact to the record, as Kafka's: the first record, in offset order from the log
-//! start, whose timestamp is at or above the one asked for.
+//! Promises: the answer is exact to the record, as Kafka's: the first record, in offset order from
+//! the log start, whose timestamp is at or above the one asked for.
 
 use bytes::Bytes;
 
@@ -43,8 +43,8 @@ struct Search {
 }
 
 impl Log {
-    /// The first record at or above the log start and below `upper_bound` with a timestamp at or above
-    /// `timestamp`.
+    /// The first record at or above the log start and below `upper_bound` with a timestamp at or
+    /// above `timestamp`.
     ///
     /// Cancel: safe.
     pub async fn offset_for_timestamp(

@@ -1,8 +1,8 @@
 //! A map that forgets what was used longest ago once its weight goes beyond a limit.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: `get` and `insert` cost a logarithm of the number of entries; what is forgotten is handed
-//! back, so that descriptors can be closed properly.
+//! Promises: `get` and `insert` cost a logarithm of the number of entries; what is forgotten is
+//! handed back, so that descriptors can be closed properly.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -46,8 +46,8 @@ impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
         Some(slot.value.clone())
     }
 
-    /// Keeps the value and hands back what has to go for it: an older value of the key, and what was
-    /// used longest ago. A value above the whole limit stays until the next one comes.
+    /// Keeps the value and hands back what has to go for it: an older value of the key, and what
+    /// was used longest ago. A value above the whole limit stays until the next one comes.
     pub fn insert(&mut self, key: K, value: V, weight: usize) -> Vec<V> {
         let mut gone: Vec<V> = self.remove(key).into_iter().collect();
         while self.weight + weight > self.weight_max

@@ -12,9 +12,11 @@
 //! ```
 //!
 //! Invariants (bracketed ids are in the asserts):
-//! [offset-chain] log start <= last stable <= high watermark <= durable end <= log end; destaged end <=
-//! durable end. [producer-prefix] a producer state holds exactly the batches below the offset beside it.
-//! [whole-blocks] an active segment gets whole 4096-byte blocks of durable data, at aligned positions.
+//! [offset-chain] log start <= last stable <= high watermark <= durable end <= log end; destaged
+//! end <= durable end. [producer-prefix] a producer state holds exactly the batches below the
+//! offset beside it.
+//! [whole-blocks] an active segment gets whole 4096-byte blocks of durable data, at aligned
+//! positions.
 //! [sealed-closed] a segment is closed for writing before anybody reads it through the page cache.
 //!
 //! Reading order: the pure parts (`offset_index`, `time_index`, `producer_state`, `leader_epochs`),

@@ -1,6 +1,7 @@
 //! Sparse index of one segment from offsets to file positions: Kafka's `.index` file.
 //!
-//! Pure: no async, no clock, no IO.        Owner: the segment's `Indexer`, or the cache of sealed segments.
+//! Pure: no async, no clock, no IO.        Owner: the segment's `Indexer`, or the cache of sealed
+//! segments.
 //! Promises: every byte string either decodes to an ordered index or is refused; nothing panics.
 //! Invariants: [index-ordered] relative offsets and positions rise strictly from entry to entry.
 //!

@@ -1,10 +1,11 @@
 //! Opening a partition directory: ours, or one that Kafka wrote.
 //!
 //! Runs on: the home shard; every file is read off it.
-//! Promises: a directory that a clean stop or a recovery left costs one listing and two small reads,
-//! whatever its size. Anything else is a plain Kafka directory: what is missing or does not fit is
-//! derived again from the batches, and the result is durable before the log takes an append.
-//! A torn end is cut off with a warning; damage before the end is an error that names file and position.
+//! Promises: a directory that a clean stop or a recovery left costs one listing and two small
+//! reads, whatever its size. Anything else is a plain Kafka directory: what is missing or does not
+//! fit is derived again from the batches, and the result is durable before the log takes an append.
+//! A torn end is cut off with a warning; damage before the end is an error that names file and
+//! position.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -143,10 +144,10 @@ impl Log {
         Ok(log)
     }
 
-    /// Makes the log ready for appends after a start: brings the indexes and the last partial block of
-    /// the active segment into memory. That block will be written again, so its bytes have to be in
-    /// the journal first: the returned entry goes there, then `on_enqueued`; until then the log is not
-    /// prepared, and calling again returns the entry again.
+    /// Makes the log ready for appends after a start: brings the indexes and the last partial block
+    /// of the active segment into memory. That block will be written again, so its bytes have to be
+    /// in the journal first: the returned entry goes there, then `on_enqueued`; until then the log
+    /// is not prepared, and calling again returns the entry again.
     ///
     /// Cancel: safe.
     pub async fn prepare(&self) -> Result<Option<Entry>, Error> {
@@ -186,7 +187,8 @@ impl Log {
         Ok(SegmentFile::Direct(file))
     }
 
-    /// Brings the indexes of the oldest open segment into memory, as far as its batches are in the file.
+    /// Brings the indexes of the oldest open segment into memory, as far as its batches are in the
+    /// file.
     ///
     /// Cancel: safe.
     pub(super) async fn load_indexer(&self) -> Result<(), Error> {
@@ -401,7 +403,8 @@ async fn rebuild(
     Ok(found)
 }
 
-/// Decides whether damage at `position` is a torn end, which is cut off, or lies before intact batches.
+/// Decides whether damage at `position` is a torn end, which is cut off, or lies before intact
+/// batches.
 async fn check_torn(
     file: &SegmentFile,
     position: FilePosition,

@@ -11,8 +11,9 @@
 //! | 46 each | producer id i64, epoch i16, last sequence i32, last offset i64, offset delta i32, |
 //! |  | timestamp i64, coordinator epoch i32, first offset of the open transaction i64 or -1 |
 //!
-//! The format keeps one batch of a producer, not five. What the five are stands in `partition.state`;
-//! a directory without it gets them back by reading the log above the last snapshot.
+//! The format keeps one batch of a producer, not five. What the five are stands in
+//! `partition.state`; a directory without it gets them back by reading the log above the last
+//! snapshot.
 
 use super::producer_state::{CachedBatch, ProducerEntry, ProducerStates};
 use crate::model::ids::{ProducerEpoch, ProducerId};
@@ -22,7 +23,8 @@ const VERSION: i16 = 1;
 const HEADER_BYTES: usize = 10;
 const ENTRY_BYTES: usize = 46;
 
-/// The bytes are not a snapshot. A torn write causes any of these; the state is then read from the log.
+/// The bytes are not a snapshot. A torn write causes any of these; the state is then read from the
+/// log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Shorter or longer than the number of producers says.

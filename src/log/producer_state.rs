@@ -1,10 +1,14 @@
 //! What idempotent and transactional producers wrote to one partition: duplicates, gaps, fencing.
 //!
-//! Pure: no async, no clock, no IO.        Owner: `Log` (one at the log end, one at the destaged end).
-//! Promises: the cases of Kafka's `ProducerAppendInfo`: a batch that was appended before is recognised
-//! while it is among the last five of its producer; a gap or an old incarnation is refused.
-//! Invariants: [producer-window] at most `PRODUCER_BATCHES_CACHED` batches are kept for one producer.
-//! [producer-prefix] a state holds exactly the batches below the offset that its owner keeps beside it.
+//! Pure: no async, no clock, no IO.        Owner: `Log` (one at the log end, one at the destaged
+//! end).
+//! Promises: the cases of Kafka's `ProducerAppendInfo`: a batch that was appended before is
+//! recognised while it is among the last five of its producer; a gap or an old incarnation is
+//! refused.
+//! Invariants: [producer-window] at most `PRODUCER_BATCHES_CACHED` batches are kept for one
+//! producer.
+//! [producer-prefix] a state holds exactly the batches below the offset that its owner keeps beside
+//! it.
 
 use std::collections::HashMap;
 
@@ -96,7 +100,8 @@ impl ProducerEntry {
 pub enum Verdict {
     /// Append it.
     Append,
-    /// It is there already: answer with its first offset and timestamp once `last_offset` is durable.
+    /// It is there already: answer with its first offset and timestamp once `last_offset` is
+    /// durable.
     Duplicate(CachedBatch),
 }
 
@@ -182,7 +187,8 @@ impl ProducerStates {
     pub fn check(&self, header: &BatchHeader) -> Result<Verdict, ProducerError> {
         let producer = header.producer_id;
         let Some(entry) = self.entries.get(&producer).filter(|_| producer.is_some()) else {
-            // retention may have removed what an unknown producer wrote before: any sequence will do
+            // retention may have removed what an unknown producer wrote before: any sequence will
+            // do
             return Ok(Verdict::Append);
         };
         let (got, current) = (header.producer_epoch, entry.epoch);
@@ -249,7 +255,8 @@ impl ProducerStates {
         Ok(())
     }
 
-    /// Takes in an appended data batch, whatever `check` would have said: what is in the log counts.
+    /// Takes in an appended data batch, whatever `check` would have said: what is in the log
+    /// counts.
     pub fn update(&mut self, header: &BatchHeader) {
         if !header.has_producer_id() || header.is_control() {
             return;

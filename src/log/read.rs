@@ -1,10 +1,12 @@
-//! What a fetch gets: whole batches from memory, from the open segment, or as ranges of sealed files.
+//! What a fetch gets: whole batches from memory, from the open segment, or as ranges of sealed
+//! files.
 //!
 //! Runs on: the home shard; the plan is owned and `Send`, so another shard can send it.
-//! Promises: the first batch is the one that holds the requested offset and is complete, whatever its size
-//! (KIP-74); nothing at or above the bound is in the plan; every part ends at a batch boundary.
-//! Invariants: [plan-pinned] a plan holds its memory and its descriptors: retention and eviction cannot
-//! take away what was promised. No disk read runs on the shard's thread.
+//! Promises: the first batch is the one that holds the requested offset and is complete, whatever
+//! its size (KIP-74); nothing at or above the bound is in the plan; every part ends at a batch
+//! boundary.
+//! Invariants: [plan-pinned] a plan holds its memory and its descriptors: retention and eviction
+//! cannot take away what was promised. No disk read runs on the shard's thread.
 
 use std::rc::Rc;
 
@@ -105,8 +107,8 @@ enum Place {
 }
 
 impl Log {
-    /// Plans a read of whole batches from the one that holds `start` on, below `upper_bound`, of at most
-    /// `max_bytes`; the first batch is in the plan even if it is larger, when `min_one_batch`.
+    /// Plans a read of whole batches from the one that holds `start` on, below `upper_bound`, of at
+    /// most `max_bytes`; the first batch is in the plan even if it is larger, when `min_one_batch`.
     ///
     /// Cancel: safe.
     pub async fn read(
@@ -291,7 +293,8 @@ impl Log {
         Ok(Some(plan))
     }
 
-    /// A sealed segment's descriptor and indexes; indexes that are missing or damaged are built again.
+    /// A sealed segment's descriptor and indexes; indexes that are missing or damaged are built
+    /// again.
     pub(super) async fn sealed_segment(
         &self,
         segment: &SealedSegment,

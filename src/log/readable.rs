@@ -9,8 +9,9 @@ use crate::model::offset::Offset;
 const COUNT_BYTES_MAX: u64 = 64 << 20;
 
 impl Log {
-    /// Bytes of the batches from the one that holds `from` up to `upper_bound`: exact where they are
-    /// in memory. Older ones count as the whole log, which a reader of old data does not wait for.
+    /// Bytes of the batches from the one that holds `from` up to `upper_bound`: exact where they
+    /// are in memory. Older ones count as the whole log, which a reader of old data does not wait
+    /// for.
     pub fn readable_bytes(&self, from: Offset, upper_bound: Offset) -> u64 {
         if from >= upper_bound {
             return 0;

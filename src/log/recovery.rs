@@ -1,16 +1,18 @@
-//! Brings what the journals hold into the partition directories, and leaves plain Kafka directories.
+//! Brings what the journals hold into the partition directories, and leaves plain Kafka
+//! directories.
 //!
 //! Runs on: one shard, at start, before anything is served.        Owner: the start-up.
-//! Promises: afterwards every partition that a journal touched has segments of exact length, complete
-//! indexes, a producer snapshot, an epoch file and `partition.state`, all durable: the journals may be
-//! retired. Killed anywhere and repeated, it ends the same.
-//! Invariants: [replay-absolute] bytes go where their entry says, never below what the base state has
-//! flushed. [replay-gap] bytes that do not join what is there take that partition offline, no other.
-//! Memory and descriptors are bounded by `RecoveryLimits`, whatever the journals hold.
+//! Promises: afterwards every partition that a journal touched has segments of exact length,
+//! complete indexes, a producer snapshot, an epoch file and `partition.state`, all durable: the
+//! journals may be retired. Killed anywhere and repeated, it ends the same.
+//! Invariants: [replay-absolute] bytes go where their entry says, never below what the base state
+//! has flushed. [replay-gap] bytes that do not join what is there take that partition offline, no
+//! other. Memory and descriptors are bounded by `RecoveryLimits`, whatever the journals hold.
 //!
 //! Order, because of crashes: (1) data, indexes, snapshots, epochs, and `partition.state` under a
-//! temporary name; (2) flush the filesystem; (3) rename; (4) flush again. Before (3) a repetition starts
-//! from the old state, after it from the new one; entries that the state covers change nothing.
+//! temporary name; (2) flush the filesystem; (3) rename; (4) flush again. Before (3) a repetition
+//! starts from the old state, after it from the new one; entries that the state covers change
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -108,7 +110,8 @@ impl Recovery {
         self.partitions.insert(topic_partition, Slot::Deleted);
     }
 
-    /// The record that the checkpoint of a journal has of a partition; before the journal's entries.
+    /// The record that the checkpoint of a journal has of a partition; before the journal's
+    /// entries.
     pub fn set_record(
         &mut self,
         topic_partition: TopicPartition,
@@ -124,8 +127,8 @@ impl Recovery {
         }
     }
 
-    /// Obeys one entry, in the order of its journal. An error stops the start-up; damage of a single
-    /// partition does not, it shows in `finish`.
+    /// Obeys one entry, in the order of its journal. An error stops the start-up; damage of a
+    /// single partition does not, it shows in `finish`.
     ///
     /// Cancel: not safe; start the recovery again.
     pub async fn apply(&mut self, entry: Entry) -> Result<(), Error> {
@@ -174,8 +177,8 @@ impl Recovery {
         Ok(())
     }
 
-    /// Completes every touched directory and flushes. Then the journals may be retired, with these logs'
-    /// checkpoints or none.
+    /// Completes every touched directory and flushes. Then the journals may be retired, with these
+    /// logs' checkpoints or none.
     ///
     /// Cancel: not safe; start the recovery again.
     pub async fn finish(mut self) -> Result<Vec<Recovered>, Error> {

@@ -5,12 +5,12 @@
 //! Invariants: [replay-absolute] [replay-gap].
 //!
 //! The *base* is where the log was known to stand: the journal checkpoint's record, else
-//! `partition.state`, else empty. An entry may be older than the base: bytes below the base's destaged
-//! position are skipped, and so are batches below its end. A truncation that is in the base already
-//! takes everything back to its cut, or to the base if that is above: entries before it may have been of
-//! the cut-off end; what followed it comes again behind it. The journal frees its ring by coarse marks, so that entries
-//! from before the base may come with holes between them: only what joins counts, and a hole is an
-//! error only if nothing that follows makes good for it.
+//! `partition.state`, else empty. An entry may be older than the base: bytes below the base's
+//! destaged position are skipped, and so are batches below its end. A truncation that is in the
+//! base already takes everything back to its cut, or to the base if that is above: entries before
+//! it may have been of the cut-off end; what followed it comes again behind it. The journal frees
+//! its ring by coarse marks, so that entries from before the base may come with holes between them:
+//! only what joins counts, and a hole is an error only if nothing that follows makes good for it.
 
 use std::path::{Path, PathBuf};
 
@@ -44,20 +44,21 @@ pub(super) struct PartitionReplay {
     base: LogCheckpoint,
     /// Where the log stands now.
     at: LogCheckpoint,
-    /// Bytes of the current segment exist up to here, without a hole; may be above `at.end_position`.
+    /// Bytes of the current segment exist up to here, without a hole; may be above
+    /// `at.end_position`.
     written_end: FilePosition,
     /// Bytes not written yet, and where they belong.
     buffer: Vec<u8>,
     buffer_position: FilePosition,
     file: Option<File>,
     indexer: Option<Indexer>,
-    /// Why entries do not join what is there; forgiven by carried bytes, and by a truncation that is in
-    /// the base.
+    /// Why entries do not join what is there; forgiven by carried bytes, and by a truncation that
+    /// is in the base.
     gap: Option<Error>,
     /// Why a truncation could not be repeated; forgiven by a later one.
     broken: Option<Error>,
-    /// The base's segment lacks bytes that the base has: fine only if retention had removed it, so if
-    /// its end, known once the log rolled, is at or below the log start.
+    /// The base's segment lacks bytes that the base has: fine only if retention had removed it, so
+    /// if its end, known once the log rolled, is at or below the log start.
     hollow: Option<Hollow>,
 }
 
@@ -156,8 +157,9 @@ impl PartitionReplay {
         }
     }
 
-    /// Whether entries are missing before this one. Carried bytes are everything that is in no segment,
-    /// so where they join, it does not matter what was missing: the ring before them had been freed.
+    /// Whether entries are missing before this one. Carried bytes are everything that is in no
+    /// segment, so where they join, it does not matter what was missing: the ring before them had
+    /// been freed.
     fn is_cut_off(&mut self, entry: &Entry) -> bool {
         let joins = entry.kind == EntryKind::Carry
             && entry.segment_base == self.at.segment_base
@@ -243,8 +245,8 @@ impl PartitionReplay {
         Ok(write_at(&file, position, &bytes).await?)
     }
 
-    /// The current segment's file, through the page cache: nothing is written directly beside it, and
-    /// all of it is flushed before anything is.
+    /// The current segment's file, through the page cache: nothing is written directly beside it,
+    /// and all of it is flushed before anything is.
     async fn file(&mut self) -> Result<File, Error> {
         if let Some(file) = &self.file {
             return Ok(file.clone());
@@ -575,7 +577,8 @@ const PLAIN: OpenOptions = OpenOptions {
     dsync: false,
 };
 
-/// Removes the segments above the one at `base` and the snapshots above `next_offset`: the log ends before.
+/// Removes the segments above the one at `base` and the snapshots above `next_offset`: the log ends
+/// before.
 pub(super) async fn remove_above(
     dir: &Path,
     base: Offset,

@@ -1,8 +1,8 @@
 //! Walks the batches of a segment file by their headers, in bounded reads.
 //!
 //! Runs on: the home shard (open segments, direct I/O) or off it (sealed segments, page cache).
-//! Promises: reads no more than it needs by a chunk; damage is an error that names file and position;
-//! memory is bounded by one chunk, or by one batch where whole batches are asked for.
+//! Promises: reads no more than it needs by a chunk; damage is an error that names file and
+//! position; memory is bounded by one chunk, or by one batch where whole batches are asked for.
 
 use std::path::{Path, PathBuf};
 

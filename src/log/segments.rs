@@ -1,8 +1,8 @@
 //! The sealed segments of a log, ordered by base offset.
 //!
 //! Pure: no async, no clock, no IO.        Owner: `Log`.
-//! Invariants: [segments-ordered] a segment ends where the next one begins; the open segments follow
-//! the last sealed one.
+//! Invariants: [segments-ordered] a segment ends where the next one begins; the open segments
+//! follow the last sealed one.
 
 use std::collections::BTreeMap;
 

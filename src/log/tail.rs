@@ -1,15 +1,17 @@
 //! Recent batches of one log in memory, and the shard-wide budget that bounds them.
 //!
-//! Runs on: the partition's home shard.        Owner: `Log`; the budget is shared by all logs of a shard.
-//! Promises: what is not in a segment yet stays here, whatever the budget says; what is in a segment
-//! goes oldest first, over all logs of the shard, once the budget is used up.
-//! Invariants: [tail-dense] batches follow each other without a hole in offsets and, within a segment,
-//! in positions. [tail-pinned] only destaged batches are evicted. [tail-charge] every batch is charged
-//! for the memory that it keeps alive until it leaves.
+//! Runs on: the partition's home shard.        Owner: `Log`; the budget is shared by all logs of a
+//! shard.
+//! Promises: what is not in a segment yet stays here, whatever the budget says; what is in a
+//! segment goes oldest first, over all logs of the shard, once the budget is used up.
+//! Invariants: [tail-dense] batches follow each other without a hole in offsets and, within a
+//! segment, in positions. [tail-pinned] only destaged batches are evicted. [tail-charge] every
+//! batch is charged for the memory that it keeps alive until it leaves.
 //!
-//! Besides whole batches the tail may hold one *fragment*: the bytes of the last, partial block that a
-//! start found in the segment, or that was written because memory was short. The block will be written
-//! again, so the journal holds them too. Fragments are not charged: less than a block for each log.
+//! Besides whole batches the tail may hold one *fragment*: the bytes of the last, partial block
+//! that a start found in the segment, or that was written because memory was short. The block will
+//! be written again, so the journal holds them too. Fragments are not charged: less than a block
+//! for each log.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -177,8 +179,8 @@ impl Tail {
         self.batches.range(skip..)
     }
 
-    /// Bytes of the batches from the one that holds `offset` on that end at or below `upper_bound`, counted
-    /// by their positions; none when the first one is not in memory.
+    /// Bytes of the batches from the one that holds `offset` on that end at or below `upper_bound`,
+    /// counted by their positions; none when the first one is not in memory.
     pub fn size_between(&self, offset: Offset, upper_bound: Offset) -> Option<u64> {
         self.first_offset().filter(|first| *first <= offset)?;
         let mut start = self
@@ -212,8 +214,8 @@ impl Tail {
         self.undestaged_bytes
     }
 
-    /// Position after the last batch that ends at or below `end_offset`, if that batch is not destaged
-    /// and lies in segment `base`.
+    /// Position after the last batch that ends at or below `end_offset`, if that batch is not
+    /// destaged and lies in segment `base`.
     pub fn end_position_at(&self, base: Offset, end_offset: Offset) -> Option<FilePosition> {
         let end = self
             .batches
@@ -347,7 +349,8 @@ fn push_part(
 pub struct TailBudget {
     limit_bytes: usize,
     used_bytes: Cell<usize>,
-    /// Destaged runs of batches, oldest first: a tail, and the offset up to which it may be evicted.
+    /// Destaged runs of batches, oldest first: a tail, and the offset up to which it may be
+    /// evicted.
     evictable: RefCell<VecDeque<(Weak<RefCell<Tail>>, Offset)>>,
     room: Notify,
 }
@@ -387,8 +390,8 @@ impl TailBudget {
         }
     }
 
-    /// Evicts destaged batches, oldest first, until the budget is kept or nothing more can go. Called
-    /// while no tail is borrowed.
+    /// Evicts destaged batches, oldest first, until the budget is kept or nothing more can go.
+    /// Called while no tail is borrowed.
     pub fn evict(&self) {
         while self.used_bytes.get() >= self.limit_bytes {
             let Some((tail, end_offset)) = self.evictable.borrow_mut().pop_front() else {

@@ -1,6 +1,7 @@
 //! Sparse index of one segment from timestamps to offsets: Kafka's `.timeindex` file.
 //!
-//! Pure: no async, no clock, no IO.        Owner: the segment's `Indexer`, or the cache of sealed segments.
+//! Pure: no async, no clock, no IO.        Owner: the segment's `Indexer`, or the cache of sealed
+//! segments.
 //! Promises: every byte string either decodes to an ordered index or is refused; nothing panics.
 //! Invariants: [time-index-ordered] timestamps rise strictly, offsets never fall.
 //!
@@ -9,8 +10,8 @@
 //! | 0..8 | largest timestamp so far in the segment, ms, i64 big-endian |
 //! | 8..12 | last offset of the batch that holds it, relative to the base offset, u32 big-endian |
 //!
-//! Every record before the entry's batch has a smaller timestamp; a sealed segment's last entry holds its
-//! largest timestamp. Trailing all-zero entries (Kafka's preallocation) are dropped.
+//! Every record before the entry's batch has a smaller timestamp; a sealed segment's last entry
+//! holds its largest timestamp. Trailing all-zero entries (Kafka's preallocation) are dropped.
 
 use super::offset_index::IndexError;
 

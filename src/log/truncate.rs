@@ -1,12 +1,13 @@
 //! Cutting the end off a log: what a follower does whose leader has other batches there.
 //!
 //! Runs on: the home shard.        Owner: `Log`.
-//! Promises: the log ends at a batch boundary at or below the offset asked for; producers, epochs and
-//! indexes are those of the batches that are left.
+//! Promises: the log ends at a batch boundary at or below the offset asked for; producers, epochs
+//! and indexes are those of the batches that are left.
 //!
-//! In this order: `plan_truncation`, the entry of `begin_truncation` goes to the journal, once it is durable `truncate`, then
-//! `prepare`, whose entry goes to the journal, and only then the next append. The caller lets no append
-//! in between. Every truncation has a number, so that replay knows which ones a checkpoint contains.
+//! In this order: `plan_truncation`, the entry of `begin_truncation` goes to the journal, once it
+//! is durable `truncate`, then `prepare`, whose entry goes to the journal, and only then the next
+//! append. The caller lets no append in between. Every truncation has a number, so that replay
+//! knows which ones a checkpoint contains.
 
 use super::checkpoint::{LogCheckpoint, align_down};
 use super::error::Error;
@@ -33,8 +34,8 @@ pub struct Truncation {
 }
 
 impl Log {
-    /// Finds where the log has to be cut so that nothing at or above `offset` is left; none when it ends
-    /// at or below it already.
+    /// Finds where the log has to be cut so that nothing at or above `offset` is left; none when it
+    /// ends at or below it already.
     ///
     /// Cancel: safe.
     pub async fn plan_truncation(&self, offset: Offset) -> Result<Option<Truncation>, Error> {

@@ -1,11 +1,11 @@
 //! One partition: the guards in front of its log, and who waits for it.
 //!
 //! Runs on: the home shard.      Owner: `shard::partitions`.      Pure: no.
-//! Promises: a batch is refused or has its offset when `append_as_leader` returns; it is visible, and
-//! its producer is answered, only when the journal has said that it is durable; a duplicate is
+//! Promises: a batch is refused or has its offset when `append_as_leader` returns; it is visible,
+//! and its producer is answered, only when the journal has said that it is durable; a duplicate is
 //! answered only when its original is durable.
-//! Invariants: [offset-chain] `model::log_offsets`. [visible-durable] the high watermark of a single
-//! node is the durable end.
+//! Invariants: [offset-chain] `model::log_offsets`. [visible-durable] the high watermark of a
+//! single node is the durable end.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

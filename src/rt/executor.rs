@@ -23,9 +23,9 @@ use super::task::Lane;
 use super::uring::UringShard;
 
 /// glommio's preemption timer, put off for good. When it rings after the reactor was polled and
-/// before the first ready task has run (the thread lost its core meanwhile), glommio takes "asked to
-/// yield" for "nothing to run" and parks with tasks ready, until something else wakes it. Our own
-/// slices (`uring.rs`) do without it.
+/// before the first ready task has run (the thread lost its core meanwhile), glommio takes "asked
+/// to yield" for "nothing to run" and parks with tasks ready, until something else wakes it. Our
+/// own slices (`uring.rs`) do without it.
 const PREEMPT: Duration = Duration::from_hours(365 * 24);
 
 /// The least that glommio registers with each of a shard's rings.

@@ -1,10 +1,10 @@
 //! Files that are read and written in place, by position: direct I/O for journals and segments.
 //!
 //! Opening costs the shard nothing that waits: the descriptor is opened on the blocking pool with
-//! all its flags and handed to glommio. For direct I/O glommio insists on opening by name itself; it
-//! is given `/proc/self/fd/N`, so that no other name is looked up, and a file renamed or removed
-//! meanwhile cannot fail the statfs that glommio does on the shard (about a microsecond, of an inode
-//! that is in memory; the device's sysfs entries are read once per device and shard).
+//! all its flags and handed to glommio. For direct I/O glommio insists on opening by name itself;
+//! it is given `/proc/self/fd/N`, so that no other name is looked up, and a file renamed or removed
+//! meanwhile cannot fail the statfs that glommio does on the shard (about a microsecond, of an
+//! inode that is in memory; the device's sysfs entries are read once per device and shard).
 //! Truncating, allocating and duplicating go to the blocking pool as well.
 //!
 //! Runs on: a shard. Cheap to clone (one reference count), not `Send`.

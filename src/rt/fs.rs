@@ -155,7 +155,8 @@ pub async fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     .await
 }
 
-/// Makes a file that must not exist yet and flushes its bytes; its name is durable after `sync_dir`.
+/// Makes a file that must not exist yet and flushes its bytes; its name is durable after
+/// `sync_dir`.
 pub async fn write_new(path: impl AsRef<Path>, bytes: impl Into<Vec<u8>>) -> io::Result<()> {
     write_file(path.as_ref(), bytes.into(), true).await
 }

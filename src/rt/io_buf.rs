@@ -1,13 +1,13 @@
 //! Aligned buffers for direct I/O, within the shard's budget.
 //!
-//! The memory is glommio's `DmaBuffer` (4096-aligned; from the arena registered with the ring as far
-//! as that reaches, else from the allocator). What is handed out is charged to the shard's budget;
-//! who asks for more than is left waits, first come first served.
+//! The memory is glommio's `DmaBuffer` (4096-aligned; from the arena registered with the ring as
+//! far as that reaches, else from the allocator). What is handed out is charged to the shard's
+//! budget; who asks for more than is left waits, first come first served.
 //!
 //! Runs on: a shard. Not `Send`: it goes back to the shard's arena.
-//! Promises: `alloc` waits and never fails; a buffer lent to the kernel stays alive until the kernel
-//! is done, whatever becomes of the future (the ring owns it meanwhile).
-//! Contents are undefined until written (under the simulator: poison), so zero what you do not fill.
+//! Promises: `alloc` waits and never fails; a buffer lent to the kernel stays alive until the
+//! kernel is done, whatever becomes of the future (the ring owns it meanwhile). Contents are
+//! undefined until written (under the simulator: poison), so zero what you do not fill.
 
 use std::ops::{Deref, DerefMut};
 

@@ -3,12 +3,12 @@
 //! The port is claimed before anything else: `PortClaim` binds and listens without `SO_REUSEPORT`,
 //! which fails if anybody listens there, with that option or without. Only then is the option set
 //! on the claiming socket, so that the other shards can join it; from the first moment on no second
-//! broker can claim the port, and there is no gap between claim and use, because the claiming socket
-//! itself becomes the first shard's listener. Until then the kernel queues connections.
+//! broker can claim the port, and there is no gap between claim and use, because the claiming
+//! socket itself becomes the first shard's listener. Until then the kernel queues connections.
 //!
 //! Runs on: `PortClaim` anywhere, the rest on a shard of the `io_uring` side.
-//! Promises: reads and writes try the socket first and wait for readiness through the ring.
-//! A file is sent by sendfile(2) on the blocking pool: cold pages make a pool thread wait, never the
+//! Promises: reads and writes try the socket first and wait for readiness through the ring. A file
+//! is sent by sendfile(2) on the blocking pool: cold pages make a pool thread wait, never the
 //! shard, and a peer that does not read makes nobody wait but its own connection.
 
 use std::io::{self, IoSlice};
@@ -107,7 +107,8 @@ impl TcpListener {
     /// The next connection, with `TCP_NODELAY` set.
     ///
     /// # Errors
-    /// When the process has no descriptor left, among others: the caller waits before it tries again.
+    /// When the process has no descriptor left, among others: the caller waits before it tries
+    /// again.
     /// Cancel: safe.
     pub async fn accept(&self) -> io::Result<TcpStream> {
         loop {
@@ -237,11 +238,11 @@ impl TcpStream {
         }
     }
 
-    /// Writes all of `bufs` in order, as many as possible per system call. Written bytes are cut off
-    /// the front of `bufs`, which is all empty at the end.
+    /// Writes all of `bufs` in order, as many as possible per system call. Written bytes are cut
+    /// off the front of `bufs`, which is all empty at the end.
     ///
-    /// Cancel: `bufs` is what has not been written; the stream is then only good for closing, or for
-    /// going on with exactly that. One writer at a time.
+    /// Cancel: `bufs` is what has not been written; the stream is then only good for closing, or
+    /// for going on with exactly that. One writer at a time.
     pub async fn write_all_vectored(&self, bufs: &mut [Bytes]) -> io::Result<()> {
         let mut first = 0;
         loop {

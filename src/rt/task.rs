@@ -107,8 +107,8 @@ pub async fn yield_now() {
     }
 }
 
-/// Yields when completions have not been taken in for a millisecond: one reading of the clock, cheap
-/// enough for every step of a long loop.
+/// Yields when completions have not been taken in for a millisecond: one reading of the clock,
+/// cheap enough for every step of a long loop.
 pub async fn yield_if_needed() {
     match runtime::current() {
         Runtime::Uring(shard) => {

@@ -2,10 +2,10 @@
 //!
 //! Runs on: the shard's own thread, inside its glommio executor.        Owner: `executor.rs`.
 //! Promises: tasks of a lane share that lane's part of the shard's time; every poll is timed.
-//! Invariant: [slice] glommio polls its reactor only when no task is ready. So a task that could go on
-//! for ever asks `slice_is_over` and then waits for something that only the reactor can deliver,
-//! which makes it not ready. How long a lane may go on between two polls of the reactor is its share
-//! of the slice: under load, that is what divides the shard's time.
+//! Invariant: [slice] glommio polls its reactor only when no task is ready. So a task that could go
+//! on for ever asks `slice_is_over` and then waits for something that only the reactor can deliver,
+//! which makes it not ready. How long a lane may go on between two polls of the reactor is its
+//! share of the slice: under load, that is what divides the shard's time.
 
 use std::cell::Cell;
 use std::future::Future;

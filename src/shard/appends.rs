@@ -1,9 +1,9 @@
 //! The one order of appends on a shard, and the completion of what the journal made durable.
 //!
 //! Runs on: its shard, two tasks.      Owner: `Shard`.      Pure: no.
-//! Promises: batches reach their partitions in the order in which they were submitted here; between a
-//! partition's guards and the journal queue nothing else runs. Waiting for tail memory and journal
-//! room happens before the guards, so a batch that waits has no offset yet.
+//! Promises: batches reach their partitions in the order in which they were submitted here; between
+//! a partition's guards and the journal queue nothing else runs. Waiting for tail memory and
+//! journal room happens before the guards, so a batch that waits has no offset yet.
 //! Limits: the queue holds what the request pools of all shards let in, and no more.
 //! Failure: once the journal has failed, every append is refused; what waits is told so.
 

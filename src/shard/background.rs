@@ -1,9 +1,10 @@
 //! What a shard does beside serving: destaging, checkpoints, retention, expiry of producers.
 //!
 //! Runs on: its shard, `Lane::Background`.      Owner: `Shard`.
-//! Promises: the journal's ring is freed before it is full, as long as the disk takes writes; nothing
-//! here makes an append wait except through the limits of ring and tail memory.
-//! Order: destage (data flushed) -> checkpoint durable -> ring space free. `journal` and `log` keep it.
+//! Promises: the journal's ring is freed before it is full, as long as the disk takes writes;
+//! nothing here makes an append wait except through the limits of ring and tail memory.
+//! Order: destage (data flushed) -> checkpoint durable -> ring space free. `journal` and `log` keep
+//! it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,8 @@ use crate::telemetry::names::Counter;
 const DESTAGE_INTERVAL: Duration = Duration::from_millis(20);
 /// Pause after a full disk before the next try.
 const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
-/// A checkpoint is written at least this often while the journal moves: what a restart has to replay.
+/// A checkpoint is written at least this often while the journal moves: what a restart has to
+/// replay.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// Part of the ring, in thousandths, at which a checkpoint is due at once.
 const CHECKPOINT_FILL_PERMILLE: u32 = 300;
@@ -35,8 +37,8 @@ pub(crate) struct Changed {
     partitions: RefCell<BTreeMap<Owner, Rc<Partition>>>,
     arrived: Notify,
     checkpointed: Cell<Position>,
-    /// Control entries that are queued or durable and not yet in force in their log: a checkpoint made
-    /// now would not cover them.
+    /// Control entries that are queued or durable and not yet in force in their log: a checkpoint
+    /// made now would not cover them.
     pub(crate) pending: RefCell<BTreeSet<Position>>,
 }
 
@@ -157,7 +159,8 @@ async fn carry(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<(), Error
 
 /// Says durably what is in the segments, and frees the ring up to the oldest entry still needed.
 pub(crate) async fn checkpoint(shard: &Rc<Shard>) -> Result<(), Error> {
-    // Pins before records: what is destaged in between is replayed once more, which changes nothing.
+    // Pins before records: what is destaged in between is replayed once more, which changes
+    // nothing.
     let durable = shard.journal.durable_position();
     let partitions = shard.changed.all();
     let pinned = partitions.iter().filter_map(|p| p.log().pinned_entry());

@@ -4,8 +4,8 @@
 //! Promises: what a client sends is charged before it is read, whole frames, first come first
 //! served; a full produce pool holds back Produce bodies and nothing else, because every other
 //! request has a pool of its own.
-//! Invariants: [pool-order] request, then response, tail, journal: nobody waits for an earlier pool while
-//! holding a later one. The tail is bounded by `log::tail`, journal buffers by the journal.
+//! Invariants: [pool-order] request, then response, tail, journal: nobody waits for an earlier pool
+//! while holding a later one. The tail is bounded by `log::tail`, journal buffers by the journal.
 //! Limits: a frame larger than its pool takes the whole pool, alone.
 
 use crate::config::machine::MemoryPools;

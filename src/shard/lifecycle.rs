@@ -124,7 +124,8 @@ impl Shard {
         }
     }
 
-    /// Makes everything accepted durable, closes segments and journal. Nothing is appended any more.
+    /// Makes everything accepted durable, closes segments and journal. Nothing is appended any
+    /// more.
     pub async fn stop(self: &Rc<Self>, running: Running) -> Result<(), Error> {
         // Commits that cannot be written any more are not waited for.
         rt::timeout(GROUPS_CLOSE_TIME, self.close_groups()).await;

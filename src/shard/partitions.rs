@@ -1,8 +1,8 @@
 //! Which partitions are at home on this shard, kept in step with the metadata image.
 //!
 //! Runs on: its shard.      Owner: `Shard`.
-//! Promises: when `apply_image` returns, every new partition of the image that is at home here takes
-//! appends, and every deleted one has told its waiters and given up its directory's name.
+//! Promises: when `apply_image` returns, every new partition of the image that is at home here
+//! takes appends, and every deleted one has told its waiters and given up its directory's name.
 //! Limits: one entry a partition; `PARTITIONS_PER_BROKER_MAX` for all shards.
 
 use std::cell::{Cell, RefCell};
@@ -152,8 +152,8 @@ impl Shard {
         self.load_groups(&image);
     }
 
-    /// Deleted partitions: nothing is accepted, waiters are told, the directory is renamed so that a
-    /// topic of the same name can have it, and unlinked in the background.
+    /// Deleted partitions: nothing is accepted, waiters are told, the directory is renamed so that
+    /// a topic of the same name can have it, and unlinked in the background.
     async fn drop_partitions(self: &Rc<Self>, image: &Image) {
         let gone: Vec<Rc<Partition>> = self
             .partitions

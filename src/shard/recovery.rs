@@ -2,8 +2,8 @@
 //! segments afterwards, and every journal is empty.
 //!
 //! Runs on: one executor of its own, at start.
-//! Promises: killed anywhere and repeated, it ends the same. It reads the journals of all shards of the
-//! last run, so a changed number of shards is the normal path.
+//! Promises: killed anywhere and repeated, it ends the same. It reads the journals of all shards of
+//! the last run, so a changed number of shards is the normal path.
 //! Order: identity checked -> metadata log -> directories of deleted topics removed, foreign ones
 //! adopted -> journals replayed into segments, all of it flushed -> journals retired, surplus ones
 //! removed -> tombstones cleared -> identity stored with the new shard count.

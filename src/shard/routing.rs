@@ -1,8 +1,9 @@
 //! Which shard is home to a partition.
 //!
 //! Pure: no async, no clock, no IO.
-//! Promises: a function of topic id, partition and shard count alone, so every shard and every start
-//! agree; the partitions of one topic go round all shards. A table replaces it once partitions move.
+//! Promises: a function of topic id, partition and shard count alone, so every shard and every
+//! start agree; the partitions of one topic go round all shards. A table replaces it once
+//! partitions move.
 
 use crate::model::ids::{ShardId, TopicPartition};
 

@@ -1,8 +1,8 @@
 //! Serving the other shards: their calls in, replies out.
 //!
 //! Runs on: every shard, two tasks for each peer.      Owner: `Shard`.
-//! Promises: the receiving loop awaits nothing but the next call [receive-never-sends]: an append gets
-//! its place at once, everything else runs in a task of its own.
+//! Promises: the receiving loop awaits nothing but the next call [receive-never-sends]: an append
+//! gets its place at once, everything else runs in a task of its own.
 
 use std::rc::Rc;
 

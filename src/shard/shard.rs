@@ -3,7 +3,8 @@
 //! Runs on: its own pinned executor.      Owner: the shard's main task.      Pure: no.
 //! Promises: a call for a partition at home here is a plain await; for any other it is one message
 //! to the home shard and one back. Nothing here is shared with another thread.
-//! Start: partitions open -> mesh connected -> appender, completer, destager, retention run -> ready.
+//! Start: partitions open -> mesh connected -> appender, completer, destager, retention run ->
+//! ready.
 //! Stop: no new appends -> everything accepted is durable -> segments closed as plain Kafka
 //! directories -> checkpoint.
 

@@ -1,9 +1,9 @@
 //! One simulated file: its live bytes, its durable bytes, and the changes between them.
 //!
-//! Pure: no async, no clock, no IO.
-//! A change is in flight (issued), done (visible, not flushed) or durable (its own write was
-//! `O_DSYNC`). A flush makes every done change that was issued before it durable. A crash keeps what
-//! is durable and does with the rest what its mode says, in 512-byte sectors.
+//! Pure: no async, no clock, no IO. A change is in flight (issued), done (visible, not flushed) or
+//! durable (its own write was `O_DSYNC`). A flush makes every done change that was issued before it
+//! durable. A crash keeps what is durable and does with the rest what its mode says, in 512-byte
+//! sectors.
 //! Invariant: [sim-order] changes reach the durable bytes in the order they were issued.
 
 use super::rng::Rng;

@@ -5,8 +5,8 @@
 //! any of them (`crash_after`), and `ops` tells how many a run takes, so that a test can fail it at
 //! every one. At that point the write has been issued and may be torn, the flush has done nothing,
 //! the name may be old or new; nothing that comes later ever completes.
-//! Rules kept: buffered and direct writes are volatile until fdatasync; `O_DSYNC` writes are durable
-//! on completion, and stand for no other write; names are volatile until their directory is
+//! Rules kept: buffered and direct writes are volatile until fdatasync; `O_DSYNC` writes are
+//! durable on completion, and stand for no other write; names are volatile until their directory is
 //! flushed; a removed file stays readable through open handles.
 
 use std::cell::RefCell;

@@ -3,8 +3,8 @@
 //! Runs on: the test's thread.        Owner: `Sim`.
 //! Promises: the next task is drawn from the ready ones by the seed; the clock stands still while
 //! anything is ready and then jumps to the next timer.
-//! Invariants: [sim-progress] a run in which nothing is ready and no timer is set has deadlocked: it
-//! panics with the seed and the names of the tasks that wait. So does one that runs ten million
+//! Invariants: [sim-progress] a run in which nothing is ready and no timer is set has deadlocked:
+//! it panics with the seed and the names of the tasks that wait. So does one that runs ten million
 //! steps without the clock moving.
 
 use std::cell::{Cell, RefCell};

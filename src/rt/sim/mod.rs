@@ -9,8 +9,9 @@
 //! Sim::with_disk(seed + 1, disk).run(async { recover().await });
 //! ```
 //!
-//! - `executor.rs`: picks the next ready task by the seed; time jumps to the next timer when nothing
-//!   is ready; nothing ready and no timer is a deadlock and panics with the seed and the tasks' names.
+//! - `executor.rs`: picks the next ready task by the seed; time jumps to the next timer when
+//!   nothing is ready; nothing ready and no timer is a deadlock and panics with the seed and the
+//!   tasks' names.
 //! - `disk.rs`: what is live and what is durable of files and directories; crashes, faults.
 //! - `changes.rs`: the not yet durable changes of one file, and what a crash makes of them (pure).
 //! - `names.rs`: the not yet durable changes of directories, likewise (pure).

@@ -1,9 +1,8 @@
 //! The simulated directories: which names are live, which are durable, and the changes between.
 //!
-//! Pure: no async, no clock, no IO.
-//! A change edits one name, or two at once (rename), as a whole. `sync_dir` makes the changes of that
-//! directory durable, with those that they build upon. A crash keeps the durable names and does with
-//! the rest what its mode says.
+//! Pure: no async, no clock, no IO. A change edits one name, or two at once (rename), as a whole.
+//! `sync_dir` makes the changes of that directory durable, with those that they build upon. A crash
+//! keeps the durable names and does with the rest what its mode says.
 //! Invariant: [sim-names] a change is kept only with every earlier change of the same names.
 
 use std::collections::{BTreeMap, BTreeSet};

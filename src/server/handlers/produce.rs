@@ -6,8 +6,8 @@
 //! Fast path: header view in place, CRC-32C, offsets patched at home; records are looked at only
 //! where a rule of the topic needs them (a compacted topic's keys, the topic's own codec), and then
 //! off the shard, with a bound on the decompressed size.
-//! Rules: KIP-98, KIP-467 (record errors), KIP-516 (topic ids), KIP-937 (timestamps); protocol notes
-//! at each check.
+//! Rules: KIP-98, KIP-467 (record errors), KIP-516 (topic ids), KIP-937 (timestamps); protocol
+//! notes at each check.
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
