@@ -106,7 +106,7 @@ fn hint(error: &std::io::Error) -> &'static str {
 
 /// Runs the broker until SIGTERM or SIGINT.
 pub fn run(config: BrokerConfig) -> Result<(), StartError> {
-    let start = std::time::Instant::now();
+    let start = rt::now();
     logging::start(&config.log_level, config.log_format == LogFormat::Json)?;
     let io = |what: &str| {
         let what = what.to_owned();
@@ -150,7 +150,7 @@ fn warn_of(config: &BrokerConfig) {
         );
     }
     for address in config.exposed() {
-        tracing::warn!(%address, "listening beyond this machine without encryption or authentication");
+        tracing::warn!(%address, "listening beyond this machine without any security");
     }
 }
 
@@ -282,7 +282,7 @@ struct Shared {
     /// Told by each shard: it accepts connections; it has answered everything.
     accepting: Vec<Termination>,
     quiet: Vec<Termination>,
-    start: std::time::Instant,
+    start: rt::Instant,
 }
 
 /// Taken by shard 0.
@@ -299,7 +299,7 @@ impl Shared {
         listeners: Vec<PortClaim>,
         admin: Option<PortClaim>,
         termination: Termination,
-        start: std::time::Instant,
+        start: rt::Instant,
     ) -> Self {
         let shard_count = shard_count(&settings);
         let latches = || (0..shard_count).map(|_| Termination::new()).collect();
@@ -394,7 +394,7 @@ async fn run_shard(index: usize, shared: &Arc<Shared>) -> Result<(), StartError>
         accepting.push(rt::spawn(
             Lane::Background,
             "admin",
-            admin::run(shard.clone(), listener),
+            admin::http::run(shard.clone(), listener),
         ));
     }
     shared.accepting[index].request();

@@ -419,7 +419,7 @@ async fn verify(world: &Shared, partition: usize, log: &Log) {
     {
         let verdict = log.check_producer(&header);
         assert!(
-            matches!(verdict, Ok(Verdict::Duplicate(found)) if found.base_offset() == header.base_offset),
+            matches!(&verdict, Ok(Verdict::Duplicate(b)) if b.base_offset() == header.base_offset),
             "partition {partition}: {verdict:?} for {header:?}"
         );
     }

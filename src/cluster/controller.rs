@@ -189,7 +189,8 @@ fn check_brokers(node: NodeId, partition: i32, brokers: &[i32]) -> Result<(), Re
         ))),
         [only] if *only == node.0 => Ok(()),
         [only] => Err(invalid(format!(
-            "The manual partition assignment includes broker {only}, but no such broker is registered."
+            "The manual partition assignment includes broker {only}, but no such broker is \
+             registered."
         ))),
         many => {
             let repeated = many.iter().collect::<BTreeSet<_>>().len() < many.len();

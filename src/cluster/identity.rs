@@ -48,7 +48,8 @@ pub enum Error {
     },
     /// Written by a newer Corelog.
     #[error(
-        "{path} says format version {got}, this program knows up to {FORMAT_VERSION}: start a newer Corelog"
+        "{path} says format version {got}, this program knows up to {FORMAT_VERSION}: start a \
+         newer Corelog"
     )]
     Newer {
         /// The file.
@@ -58,7 +59,8 @@ pub enum Error {
     },
     /// Another broker's.
     #[error(
-        "{path} belongs to node {got}, but node.id is {expected}: set node.id={got} or another data directory"
+        "{path} belongs to node {got}, but node.id is {expected}: set node.id={got} or another \
+         data directory"
     )]
     OtherNode {
         /// The file.

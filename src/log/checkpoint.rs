@@ -20,7 +20,7 @@
 //! | 20 | 4 | zero |
 //! | 24 | 8 | log start offset |
 //! | 32 | 8 | base offset of the open segment |
-//! | 40 | 8 | destaged position: bytes of the segment below it are flushed and never written again |
+//! | 40 | 8 | destaged position: what is below is flushed, never written again |
 //! | 48 | 8 | end position: of the last whole batch that this record covers |
 //! | 56 | 8 | next offset, at the end position |
 //! | 64 | 8 | largest timestamp of the segment, or -1 |
@@ -28,8 +28,9 @@
 //! | 80 | 8 | timestamp of the segment's first batch, or -1 |
 //! | 88 | 8 | truncations that this log has gone through |
 //! | 96 | 12 each | leader epoch (4), start offset (8) |
-//! |  | 32 each | producer id (8), epoch (2), cached batches (2), coordinator epoch (4), transaction |
-//! |  |  | start or -1 (8), last timestamp (8); behind each its batches, 24 bytes: last sequence (4), |
+//! |  | 32 each | producer id (8), epoch (2), cached batches (2), coordinator epoch (4), |
+//! |  |  | transaction start or -1 (8), last timestamp (8); behind each its batches, |
+//! |  |  | 24 bytes: last sequence (4), |
 //! |  |  | offset delta (4), last offset (8), timestamp (8) |
 //!
 //! `partition.state` is `CLPS`, version (2), zero (2), record length (4), CRC-32C of the record

@@ -6,9 +6,9 @@
 //! topics/orders-0/
 //!   00000000000000000000.log .index .timeindex      a sealed segment: exact length, read-only
 //!   00000000000000051200.log .index .timeindex      the active segment: whole blocks until sealed
-//!   00000000000000051200.snapshot                   producer state of exactly the batches below 51200
+//!   00000000000000051200.snapshot                producers of exactly the batches below 51200
 //!   leader-epoch-checkpoint  partition.metadata     as Kafka writes them
-//!   partition.state                                 our own: what a start needs without reading a log
+//!   partition.state                                ours: what a start needs to know
 //! ```
 //!
 //! Invariants (bracketed ids are in the asserts):

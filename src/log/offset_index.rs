@@ -218,7 +218,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn floor_agrees_with_a_linear_search(steps in proptest::collection::vec((1..50_u32, 61..5000_u32), 0..60), probe in 0..4000_i64) {
+        fn floor_agrees_with_a_linear_search(
+            steps in proptest::collection::vec((1..50_u32, 61..5000_u32), 0..60),
+            probe in 0..4000_i64,
+        ) {
             let base = Offset::new(500);
             let mut index = OffsetIndex::default();
             let (mut offset, mut position) = (0, 0);

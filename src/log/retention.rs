@@ -165,11 +165,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_stays_is_never_below_the_size_limit(sizes in proptest::collection::vec(1..100_u64, 1..20), limit in 0..1000_u64) {
+        fn what_stays_is_never_below_the_size_limit(
+            sizes in proptest::collection::vec(1..100_u64, 1..20),
+            limit in 0..1000_u64,
+        ) {
             let list: Vec<_> = (1_i64..).zip(&sizes).map(|(next, size)| (next, *size, 0)).collect();
             let total: u64 = sizes.iter().sum();
             let chosen = choose(&facts(&list), &settings(None, Some(limit)), Offset::MAX, 0);
-            let gone = chosen.map_or(0, |expired| usize::try_from(expired.log_start.get()).unwrap());
+            let start = chosen.map_or(0, |expired| expired.log_start.get());
+            let gone = usize::try_from(start).unwrap();
             let kept: u64 = sizes.iter().skip(gone).sum();
             prop_assert!(kept >= limit.min(total));
             // and not one more segment could have gone

@@ -487,7 +487,8 @@ mod tests {
         tail.push(batch(2, 0, 4114, 10));
         tail.push(batch(3, 9, 0, 10));
         let joined = |start, end| tail.parts(Offset::ZERO, start, end).concat();
-        assert_eq!(joined(4096, 8192), b"fragment\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02");
+        let all = [&b"fragment"[..], &[1; 10], &[2; 10]].concat();
+        assert_eq!(joined(4096, 8192), all);
         assert_eq!(joined(4100, 4106), b"ment\x01\x01");
         assert_eq!(
             tail.end_position_at(Offset::ZERO, Offset::new(3)),

@@ -186,7 +186,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn search_agrees_with_a_linear_one(mut times in proptest::collection::btree_set(0..1000_i64, 0..40), probe in 0..1001_i64) {
+        fn search_agrees_with_a_linear_one(
+            mut times in proptest::collection::btree_set(0..1000_i64, 0..40),
+            probe in 0..1001_i64,
+        ) {
             let mut index = TimeIndex::default();
             for (offset, timestamp) in (0_u32..).zip(&times) {
                 index.push_if_later(entry(*timestamp, offset));

@@ -141,8 +141,8 @@ pub fn raise_limits() -> io::Result<(Limits, Limits)> {
 pub enum UringError {
     /// Switched off for everybody.
     #[error(
-        "io_uring is switched off on this machine (kernel.io_uring_disabled is {0}): run `sysctl -w \
-         kernel.io_uring_disabled=0` as root"
+        "io_uring is switched off on this machine (kernel.io_uring_disabled is {0}): run \
+         `sysctl -w kernel.io_uring_disabled=0` as root"
     )]
     Disabled(u8),
     /// Forbidden for this process.

@@ -173,7 +173,7 @@ impl Shard {
                 Ok(renamed) => {
                     rt::spawn(Lane::Background, "unlink-partition", async move {
                         if let Err(error) = rt::fs::remove_dir_all(&renamed).await {
-                            tracing::warn!(%error, "a deleted partition is unlinked at the next start");
+                            tracing::warn!(%error, "unlinked at the next start");
                         }
                     })
                     .detach();

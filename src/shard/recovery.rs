@@ -63,8 +63,8 @@ pub enum Error {
     Log(#[from] log::Error),
     /// A partition whose journaled records cannot be joined to its segment.
     #[error(
-        "{partition} cannot be recovered: {error}; its journaled records are kept: restore the file \
-         from a backup, or move the partition's directory away, and start again"
+        "{partition} cannot be recovered: {error}; its journaled records are kept: restore the \
+         file from a backup, or move the partition's directory away, and start again"
     )]
     Partition {
         /// Its directory name.
@@ -230,7 +230,7 @@ async fn adopt(
         if let Some(known) = image.topic(name) {
             for found in parts {
                 tracing::warn!(directory = %found.path.display(), topic = %known.name,
-                    "belongs to another topic of that name or is beyond its partitions: left alone");
+                    "of another topic of that name, or beyond its partitions: left alone");
             }
             continue;
         }

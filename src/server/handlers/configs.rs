@@ -7,7 +7,7 @@ use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
 };
 use kafka_protocol::messages::incremental_alter_configs_request::AlterableConfig;
-use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse as IncrementalResourceResponse;
+use kafka_protocol::messages::incremental_alter_configs_response as incremental;
 use kafka_protocol::messages::{
     AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
@@ -190,7 +190,7 @@ pub(crate) async fn incremental_alter(
     for (alteration, outcome) in apply(ctx, alterations, request.validate_only).await {
         let (code, message) = outcome_fields(outcome);
         responses.push(
-            IncrementalResourceResponse::default()
+            incremental::AlterConfigsResourceResponse::default()
                 .with_resource_type(alteration.resource_type)
                 .with_resource_name(alteration.name)
                 .with_error_code(code)

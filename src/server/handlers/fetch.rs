@@ -21,7 +21,7 @@ use crate::rt;
 use crate::server::connection::End;
 use crate::server::context::RequestContext;
 use crate::server::errors;
-use crate::server::handlers::find_topic;
+use crate::server::handlers::topic_lookup::find_topic;
 use crate::server::response::{Part, Response};
 use crate::wire::fetch::{
     self, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse,

@@ -27,6 +27,7 @@ use crate::rt;
 use crate::server::connection::{Answer, End, PendingAnswer};
 use crate::server::context::RequestContext;
 use crate::server::errors;
+use crate::server::handlers::topic_lookup::find_topic;
 use crate::server::response::Response;
 use crate::shard::calls::AppendPart;
 use crate::telemetry::names::Summary;
@@ -59,7 +60,7 @@ pub(crate) async fn handle(
     let image = ctx.shard.image();
     let frame_bytes = records_bytes(&request);
     for topic in request.topics {
-        let (found, unknown) = match super::find_topic(&image, &topic.topic) {
+        let (found, unknown) = match find_topic(&image, &topic.topic) {
             // Only their coordinators write them: a foreign record would not be understood.
             (Some(topic), _) if topic.is_internal() => (None, ErrorCode::InvalidTopicException),
             other => other,
