@@ -15,14 +15,19 @@ use corelog::client::fetcher::Fetcher;
 use corelog::config::address::HostPort;
 use corelog::model::batch_builder::BatchBuilder;
 use corelog::model::ids::{ProducerEpoch, ProducerId};
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::incremental_alter_configs_request::{
+    AlterConfigsResource, AlterableConfig,
+};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    GroupId, InitProducerIdRequest, JoinGroupRequest, JoinGroupResponse, OffsetCommitRequest,
-    ProduceRequest, TopicName, TransactionalId,
+    DescribeConfigsRequest, GroupId, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    JoinGroupRequest, JoinGroupResponse, OffsetCommitRequest, ProduceRequest, TopicName,
+    TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -32,6 +37,7 @@ const COORDINATOR_LOADING: i16 = 14;
 const NOT_COORDINATOR: i16 = 16;
 const INVALID_SESSION_TIMEOUT: i16 = 26;
 const GROUP_MAX_SIZE_REACHED: i16 = 81;
+const INVALID_CONFIG: i16 = 40;
 const OFFSET_METADATA_TOO_LARGE: i16 = 12;
 const INVALID_TRANSACTION_TIMEOUT: i16 = 50;
 const OUT_OF_ORDER_SEQUENCE: i16 = 45;
@@ -291,4 +297,44 @@ fn transaction_max_timeout_ms_refuses_longer_ones() {
     };
     assert_eq!(ask(1001), INVALID_TRANSACTION_TIMEOUT);
     assert_ne!(ask(1000), INVALID_TRANSACTION_TIMEOUT);
+}
+
+const GROUP_RESOURCE: i8 = 32;
+
+fn alter_group(broker: &Broker, name: &str, value: &str) -> i16 {
+    let change = AlterableConfig::default()
+        .with_name(text(name))
+        .with_value(Some(text(value)));
+    let resource = AlterConfigsResource::default()
+        .with_resource_type(GROUP_RESOURCE)
+        .with_resource_name(text("g"))
+        .with_configs(vec![change]);
+    let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+    connect(broker)
+        .call(&request, 1)
+        .expect("an answer")
+        .responses[0]
+        .error_code
+}
+
+#[test]
+fn settings_of_a_group_are_checked_kept_and_given_back() {
+    let name = "consumer.session.timeout.ms";
+    let broker = Broker::start(&[]);
+    assert_eq!(alter_group(&broker, name, "50000"), 0);
+    assert_eq!(alter_group(&broker, name, "1"), INVALID_CONFIG);
+    assert_eq!(alter_group(&broker, "retention.ms", "1"), INVALID_CONFIG);
+    let broker = broker.restart(&[]);
+    let resource = DescribeConfigsResource::default()
+        .with_resource_type(GROUP_RESOURCE)
+        .with_resource_name(text("g"))
+        .with_configuration_keys(None);
+    let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
+    let response = connect(&broker).call(&request, 4).expect("an answer");
+    let configs = &response.results[0].configs;
+    let found = configs
+        .iter()
+        .find(|row| row.name.as_str() == name)
+        .expect("described");
+    assert_eq!(found.value.as_deref(), Some("50000"));
 }

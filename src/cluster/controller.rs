@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::metadata::{Image, Record, Topic, texts_of};
+use crate::config::broker::changed_list;
 use crate::config::layers::Source;
-use crate::config::{BrokerConfig, TopicOverrides};
+use crate::config::table::ListChange;
+use crate::config::{self, BrokerConfig, TopicOverrides};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{NodeId, TopicId};
 use crate::model::limits;
@@ -306,7 +308,7 @@ pub fn plan_topic_config(
     })
 }
 
-/// New dynamic settings for the broker (KIP-226). None of them is a list that clients add to.
+/// New dynamic settings for the broker (KIP-226).
 pub fn plan_broker_config(
     image: &Image,
     broker: &BrokerConfig,
@@ -323,14 +325,67 @@ pub fn plan_broker_config(
                 configs.insert(name, value);
             }
             ConfigChange::Delete(name) => drop(configs.remove(&name)),
+            ConfigChange::Append(name, words) => {
+                let words = required(&name, words.as_ref())?;
+                let list = list_of(broker, &configs, &name, words, ListChange::Append)?;
+                configs.insert(name, list);
+            }
+            ConfigChange::Subtract(name, words) => {
+                let words = required(&name, words.as_ref())?;
+                let list = list_of(broker, &configs, &name, words, ListChange::Subtract)?;
+                configs.insert(name, list);
+            }
+        }
+    }
+    altered(broker, &configs).map_err(invalid_config)?;
+    Ok(Record::BrokerConfigured { configs })
+}
+
+fn list_of(
+    broker: &BrokerConfig,
+    configs: &BTreeMap<String, String>,
+    name: &str,
+    words: &str,
+    change: ListChange,
+) -> Result<String, Refusal> {
+    let altered = configs.get(name).map(String::as_str);
+    changed_list(broker, name, altered, words, change).map_err(invalid_config)
+}
+
+/// New settings for a group (KIP-848). It need not exist; none of its settings is a list.
+pub fn plan_group_config(
+    image: &Image,
+    group: &str,
+    update: &ConfigUpdate,
+) -> Result<Record, Refusal> {
+    if group.is_empty() {
+        let message = "Default group resources are not allowed.";
+        return Err(Refusal::new(ErrorCode::InvalidRequest, message));
+    }
+    let mut configs = match update {
+        ConfigUpdate::Replace(_) => BTreeMap::new(),
+        ConfigUpdate::Change(_) => image
+            .group_overrides()
+            .get(group)
+            .cloned()
+            .unwrap_or_default(),
+    };
+    for change in changes(update)? {
+        match change {
+            ConfigChange::Set(name, value) => {
+                let value = required(&name, value.as_ref())?.to_owned();
+                config::group::check(&name, &value).map_err(invalid_config)?;
+                configs.insert(name, value);
+            }
+            ConfigChange::Delete(name) => drop(configs.remove(&name)),
             ConfigChange::Append(name, _) | ConfigChange::Subtract(name, _) => {
                 let message = format!("Config value append is not allowed for config key: {name}");
                 return Err(Refusal::new(ErrorCode::InvalidConfig, message));
             }
         }
     }
-    altered(broker, &configs).map_err(invalid_config)?;
-    Ok(Record::BrokerConfigured { configs })
+    let group = group.to_owned();
+    Ok(Record::GroupConfigured { group, configs })
 }
 
 /// The broker's settings with these dynamic ones in force.

@@ -93,6 +93,13 @@ pub enum Record {
         /// All dynamic settings from now on.
         configs: BTreeMap<String, String>,
     },
+    /// The settings of a group, whole; none is no more of them.
+    GroupConfigured {
+        /// Group id.
+        group: String,
+        /// All settings from now on.
+        configs: BTreeMap<String, String>,
+    },
     /// Producer ids below `next` may have been given out.
     ProducerIdsReserved {
         /// First id that was never given out.
@@ -129,6 +136,7 @@ pub struct Image {
     names: BTreeMap<TopicId, Arc<str>>,
     tombstones: BTreeSet<TopicId>,
     broker_overrides: BTreeMap<String, String>,
+    group_overrides: BTreeMap<String, BTreeMap<String, String>>,
     next_producer_id: i64,
 }
 
@@ -181,6 +189,11 @@ impl Image {
         &self.broker_overrides
     }
 
+    /// Settings of groups that have some, by group id.
+    pub fn group_overrides(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
+        &self.group_overrides
+    }
+
     /// First producer id that was never given out.
     pub fn next_producer_id(&self) -> i64 {
         self.next_producer_id
@@ -225,6 +238,14 @@ impl Image {
             }
             Record::BrokerConfigured { configs } => {
                 self.broker_overrides.clone_from(configs);
+                Ok(())
+            }
+            Record::GroupConfigured { group, configs } => {
+                if configs.is_empty() {
+                    self.group_overrides.remove(group);
+                } else {
+                    self.group_overrides.insert(group.clone(), configs.clone());
+                }
                 Ok(())
             }
             Record::ProducerIdsReserved { next } => {
@@ -291,6 +312,12 @@ impl Image {
         if !self.broker_overrides.is_empty() {
             records.push(Record::BrokerConfigured {
                 configs: self.broker_overrides.clone(),
+            });
+        }
+        for (group, configs) in &self.group_overrides {
+            records.push(Record::GroupConfigured {
+                group: group.clone(),
+                configs: configs.clone(),
             });
         }
         if self.next_producer_id > 0 {
@@ -384,7 +411,13 @@ mod tests {
                     id: id(1).to_string(),
                 },
                 Record::ProducerIdsReserved { next: 2000 },
-                Record::BrokerConfigured { configs },
+                Record::BrokerConfigured {
+                    configs: configs.clone(),
+                },
+                Record::GroupConfigured {
+                    group: "g".to_owned(),
+                    configs,
+                },
             ])
             .unwrap();
         let mut restored = Image::default().apply(&image.to_records()).unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::address::{Advertised, Cores, HostPort};
 use super::error::Error;
 use super::layers::{self, Settings, Source};
-use super::table::{Change, Shares, Value};
+use super::table::{Change, ListChange, Shares, Value};
 
 /// All active broker settings. Field docs are the rows' (`docs/config.md`).
 #[derive(Debug, Clone, PartialEq)]
@@ -240,6 +240,28 @@ fn same_address(a: &HostPort, b: &HostPort) -> bool {
         })
 }
 
+/// The list that `APPEND` or `SUBTRACT` leads to: `altered` is what was set while running, else
+/// the value of the start counts, else the default.
+pub fn changed_list(
+    broker: &BrokerConfig,
+    name: &str,
+    altered: Option<&str>,
+    words: &str,
+    change: ListChange,
+) -> Result<String, Error> {
+    let row = layers::find_row(name).filter(|row| row.kind.is_list());
+    let row = row.ok_or_else(|| Error::Conflict {
+        name: name.to_owned(),
+        value: words.to_owned(),
+        reason: "words can be added to and taken from lists only".to_owned(),
+    })?;
+    let at_start = broker.settings.at_start();
+    let current = altered
+        .or(at_start.text(row.key).map(|(_, text)| text))
+        .or(row.default);
+    Ok(change.apply(current.unwrap_or_default(), words))
+}
+
 /// Whether a running broker takes a new value of this setting.
 pub fn check_alterable(name: &str, value: &str) -> Result<(), Error> {
     match layers::find_row(name) {
@@ -446,6 +468,19 @@ mod tests {
         assert_eq!(second, start);
         let altered = [(Source::Altered, "node.id", "5")];
         assert!(start.with_altered(altered.into_iter()).is_err());
+    }
+
+    #[test]
+    fn a_list_is_changed_from_what_is_in_force() {
+        let start = config(&[]).expect("valid");
+        let name = "log.cleanup.policy";
+        let appended = changed_list(&start, name, None, "compact", ListChange::Append);
+        assert_eq!(appended.as_deref(), Ok("delete,compact"));
+        let altered = Some("delete,compact");
+        let taken = changed_list(&start, name, altered, "delete", ListChange::Subtract);
+        assert_eq!(taken.as_deref(), Ok("compact"));
+        let other = changed_list(&start, "message.max.bytes", None, "1", ListChange::Append);
+        assert!(other.is_err());
     }
 
     #[test]

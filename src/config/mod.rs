@@ -17,6 +17,7 @@ pub mod broker_rows;
 pub mod describe;
 pub mod docs;
 pub mod error;
+pub mod group;
 pub mod inert;
 pub mod layers;
 pub mod machine;

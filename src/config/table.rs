@@ -169,6 +169,33 @@ impl Shares {
     }
 }
 
+/// How a list of words changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListChange {
+    /// Words that are not there yet come behind the others.
+    Append,
+    /// Words go.
+    Subtract,
+}
+
+impl ListChange {
+    /// The list after the change.
+    pub fn apply(self, list: &str, changed: &str) -> String {
+        let (mut list, changed) = (words(list), words(changed));
+        match self {
+            Self::Append => {
+                for word in changed {
+                    if !list.contains(&word) {
+                        list.push(word);
+                    }
+                }
+            }
+            Self::Subtract => list.retain(|word| !changed.contains(word)),
+        }
+        list.join(",")
+    }
+}
+
 fn words(text: &str) -> Vec<String> {
     text.split(',')
         .map(str::trim)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::broker::BrokerConfig;
 use super::error::Error;
 use super::layers::{self, Source};
-use super::table::{Effect, Row, Synonym, Value, nearest};
+use super::table::{Effect, ListChange, Row, Synonym, Value, nearest};
 use super::{inert, topic_rows};
 
 /// All topic rows, active and inert.
@@ -64,13 +64,8 @@ impl TopicOverrides {
 
     /// Adds words to a list (`APPEND`); words that are there already stay as they are.
     pub fn append(&mut self, name: &str, words: &str, broker: &BrokerConfig) -> Result<(), Error> {
-        let mut list = self.current_list(name, broker)?;
-        for word in split(words) {
-            if !list.contains(&word) {
-                list.push(word);
-            }
-        }
-        self.set(name, &list.join(","))
+        let list = self.current_list(name, broker)?;
+        self.set(name, &ListChange::Append.apply(&list, words))
     }
 
     /// Takes words out of a list (`SUBTRACT`).
@@ -80,10 +75,8 @@ impl TopicOverrides {
         words: &str,
         broker: &BrokerConfig,
     ) -> Result<(), Error> {
-        let gone = split(words);
-        let mut list = self.current_list(name, broker)?;
-        list.retain(|word| !gone.contains(word));
-        self.set(name, &list.join(","))
+        let list = self.current_list(name, broker)?;
+        self.set(name, &ListChange::Subtract.apply(&list, words))
     }
 
     /// The values set, by name.
@@ -116,7 +109,7 @@ impl TopicOverrides {
             .collect();
         if self
             .get("cleanup.policy")
-            .is_some_and(|words| split(words).iter().any(|word| word == "compact"))
+            .is_some_and(|words| words.contains("compact"))
         {
             warnings.push(
                 "`cleanup.policy` = `compact`: compaction is not there yet, the topic only grows"
@@ -144,22 +137,13 @@ impl TopicOverrides {
         Ok(row)
     }
 
-    fn current_list(&self, name: &str, broker: &BrokerConfig) -> Result<Vec<String>, Error> {
+    fn current_list(&self, name: &str, broker: &BrokerConfig) -> Result<String, Error> {
         let row = self.list_row_or_any(name, true)?;
         Ok(match resolve(row, self, broker) {
-            Value::List(list) => list,
-            _ => Vec::new(),
+            Value::List(list) => list.join(","),
+            _ => String::new(),
         })
     }
-}
-
-fn split(words: &str) -> Vec<String> {
-    words
-        .split(',')
-        .map(str::trim)
-        .filter(|word| !word.is_empty())
-        .map(str::to_owned)
-        .collect()
 }
 
 /// When a write is acknowledged.

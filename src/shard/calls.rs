@@ -82,6 +82,15 @@ pub enum ControlCall {
         /// Check only.
         validate_only: bool,
     },
+    /// Change the settings of a group.
+    ConfigureGroup {
+        /// The group's id.
+        group: String,
+        /// The change.
+        update: ConfigUpdate,
+        /// Check only.
+        validate_only: bool,
+    },
     /// The next block of producer ids.
     ReserveProducerIds,
 }

@@ -74,6 +74,15 @@ pub(crate) async fn carry_out(shard: &Rc<Shard>, call: ControlCall) -> ControlRe
         } => ControlReply::Outcomes(vec![
             configure_broker(shard, controller, &update, validate_only).await,
         ]),
+        ControlCall::ConfigureGroup {
+            group,
+            update,
+            validate_only,
+        } => {
+            let plan = controller::plan_group_config(&shard.image(), &group, &update);
+            let outcomes = commit_planned(shard, controller, vec![plan], validate_only).await;
+            ControlReply::Outcomes(outcomes)
+        }
         ControlCall::ReserveProducerIds => {
             ControlReply::ProducerIds(reserve_producer_ids(shard, controller).await)
         }

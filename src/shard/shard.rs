@@ -468,6 +468,24 @@ impl Shard {
             .unwrap_or_else(|| Err(stopping()))
     }
 
+    /// Changes the settings of a group.
+    pub async fn configure_group(
+        self: &Rc<Self>,
+        group: String,
+        update: ConfigUpdate,
+        validate_only: bool,
+    ) -> Result<(), Refusal> {
+        let call = ControlCall::ConfigureGroup {
+            group,
+            update,
+            validate_only,
+        };
+        self.outcomes(call, 1)
+            .await
+            .pop()
+            .unwrap_or_else(|| Err(stopping()))
+    }
+
     /// A producer id that was never given out and never will be again.
     pub async fn next_producer_id(self: &Rc<Self>) -> Result<i64, ErrorCode> {
         let _turn = self.producer_ids_turn.acquire(1).await;

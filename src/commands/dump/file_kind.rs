@@ -34,13 +34,20 @@ pub(super) enum Kind {
     PartitionState,
     Journal,
     JournalCheckpoint,
+    MetadataLog,
 }
 
 const MAGIC_BYTES: usize = 4;
 
+/// The directory whose `.log` files hold metadata records, not batches.
+const METADATA_DIRECTORY: &str = "metadata";
+
 /// By name where Kafka gives the name, else by the first bytes.
-fn kind_of(name: &str, first: &[u8]) -> Option<Kind> {
+fn kind_of(directory: &str, name: &str, first: &[u8]) -> Option<Kind> {
     if let Some((_, kind)) = parse_file_name(name) {
+        if kind == FileKind::Log && directory == METADATA_DIRECTORY {
+            return Some(Kind::MetadataLog);
+        }
         return Some(Kind::Numbered(kind));
     }
     match (name, first) {
@@ -63,8 +70,12 @@ pub(in crate::commands) fn run(arguments: &DumpArguments) -> Result<(), Failure>
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
+    // as typed: `dump data/metadata/0.log` from outside, or the bare name inside the directory
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let parent = full.parent().and_then(|parent| parent.file_name());
+    let directory = parent.and_then(|name| name.to_str()).unwrap_or_default();
     let first = file.read(0, MAGIC_BYTES).map_err(failed)?;
-    let kind = kind_of(name, &first).ok_or_else(|| {
+    let kind = kind_of(directory, name, &first).ok_or_else(|| {
         Failure::Failed(format!(
             "{shown}: neither a segment, index, snapshot or checkpoint by name nor a journal file"
         ))
@@ -89,21 +100,25 @@ mod tests {
     #[test]
     fn files_are_known_by_kafkas_names_or_by_their_first_bytes() {
         let segment = "00000000000000000012.log";
-        assert_eq!(kind_of(segment, b""), Some(Kind::Numbered(FileKind::Log)));
+        assert_eq!(
+            kind_of("", segment, b""),
+            Some(Kind::Numbered(FileKind::Log))
+        );
         let index = "00000000000000000012.timeindex";
         assert_eq!(
-            kind_of(index, b""),
+            kind_of("", index, b""),
             Some(Kind::Numbered(FileKind::TimeIndex))
         );
         assert_eq!(
-            kind_of("leader-epoch-checkpoint", b"0\n1\n"),
+            kind_of("", "leader-epoch-checkpoint", b"0\n1\n"),
             Some(Kind::LeaderEpochs)
         );
         assert_eq!(
-            kind_of("checkpoint", b"CLJC"),
+            kind_of("", "checkpoint", b"CLJC"),
             Some(Kind::JournalCheckpoint)
         );
-        assert_eq!(kind_of("any-name", b"CLJF"), Some(Kind::Journal));
-        assert_eq!(kind_of("notes.txt", b"hell"), None);
+        assert_eq!(kind_of("", "any-name", b"CLJF"), Some(Kind::Journal));
+        assert_eq!(kind_of("", "notes.txt", b"hell"), None);
+        assert_eq!(kind_of("metadata", segment, b""), Some(Kind::MetadataLog));
     }
 }

@@ -32,6 +32,7 @@ pub(super) fn dump(file: &FileReader, kind: Kind, output: &mut Output) -> Result
             .map(|state| log_state(&state))
             .map_err(|error| error.to_string()),
         Kind::JournalCheckpoint => journal_checkpoint(bytes),
+        Kind::MetadataLog => metadata_log(&bytes),
         Kind::Numbered(FileKind::Log) | Kind::Journal => Err("not read whole".to_owned()),
     };
     match lines {
@@ -167,6 +168,29 @@ fn metadata(bytes: &[u8]) -> Lines {
     Ok(vec![format!("topic id {topic}")])
 }
 
+/// Frames of length (4), CRC-32C (4), one record as JSON, little-endian.
+fn metadata_log(bytes: &[u8]) -> Lines {
+    let mut lines = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let position = bytes.len() - rest.len();
+        let cut = || format!("position {position}: the last record is cut off");
+        let ([l0, l1, l2, l3, c0, c1, c2, c3], behind) =
+            rest.split_first_chunk::<8>().ok_or_else(cut)?;
+        let length = u32::from_le_bytes([*l0, *l1, *l2, *l3]);
+        let crc = u32::from_le_bytes([*c0, *c1, *c2, *c3]);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let (record, behind) = behind.split_at_checked(length).ok_or_else(cut)?;
+        if crc32c::crc32c(record) != crc {
+            return Err(format!("position {position}: the checksum is wrong"));
+        }
+        lines.push(String::from_utf8_lossy(record).into_owned());
+        rest = behind;
+    }
+    lines.push(format!("{} records, every crc ok", lines.len()));
+    Ok(lines)
+}
+
 fn log_state(state: &LogCheckpoint) -> Vec<String> {
     let mut lines = vec![
         format!("log start {}", state.log_start.get()),
@@ -253,6 +277,25 @@ mod tests {
             time_index(&[0; 13]).expect_err("cut"),
             "1 bytes follow the last whole entry"
         );
+    }
+
+    #[test]
+    fn metadata_records_are_listed_and_checked() {
+        let record = br#"{"type":"tombstones_cleared"}"#;
+        let mut bytes = 29_u32.to_le_bytes().to_vec();
+        bytes.extend(crc32c::crc32c(record).to_le_bytes());
+        bytes.extend(record);
+        let lines = metadata_log(&bytes).expect("sound");
+        assert_eq!(
+            lines,
+            [
+                r#"{"type":"tombstones_cleared"}"#,
+                "1 records, every crc ok"
+            ]
+        );
+        assert!(metadata_log(&bytes[..20]).is_err());
+        bytes[9] ^= 1;
+        assert!(metadata_log(&bytes).is_err());
     }
 
     #[test]

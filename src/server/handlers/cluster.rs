@@ -221,6 +221,8 @@ fn described_topic(
 pub(crate) const RESOURCE_TOPIC: i8 = 2;
 /// See [`RESOURCE_TOPIC`].
 pub(crate) const RESOURCE_BROKER: i8 = 4;
+/// Resource type of a group (KIP-848).
+pub(crate) const RESOURCE_GROUP: i8 = 32;
 
 /// ListConfigResources (KIP-1142): topics and the broker; v0 asks for client metrics, of which
 /// there are none.
@@ -229,7 +231,13 @@ pub(crate) fn list_config_resources(
     request: &ListConfigResourcesRequest,
 ) -> ListConfigResourcesResponse {
     const CLIENT_METRICS: i8 = 16;
-    const KNOWN: [i8; 5] = [RESOURCE_TOPIC, RESOURCE_BROKER, 8, CLIENT_METRICS, 32];
+    const KNOWN: [i8; 5] = [
+        RESOURCE_TOPIC,
+        RESOURCE_BROKER,
+        8,
+        CLIENT_METRICS,
+        RESOURCE_GROUP,
+    ];
     let asked: Vec<i8> = match (ctx.version, request.resource_types.as_slice()) {
         (0, _) => vec![CLIENT_METRICS],
         (_, []) => KNOWN.to_vec(),
@@ -252,6 +260,11 @@ pub(crate) fn list_config_resources(
                 .topics()
                 .map(|t| resource(t.name.to_string(), RESOURCE_TOPIC)),
         );
+    }
+    if asked.contains(&RESOURCE_GROUP) {
+        let image = ctx.shard.image();
+        let groups = image.group_overrides().keys();
+        resources.extend(groups.map(|group| resource(group.clone(), RESOURCE_GROUP)));
     }
     if asked.contains(&RESOURCE_BROKER) {
         resources.push(resource(ctx.node_id().0.to_string(), RESOURCE_BROKER));

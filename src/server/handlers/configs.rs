@@ -15,10 +15,10 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::cluster::controller::{ConfigChange, ConfigUpdate, Refusal};
-use crate::config::describe::{Described, describe_broker, describe_topic};
+use crate::config::describe::{Described, describe_broker, describe_group, describe_topic};
 use crate::model::error_code::ErrorCode;
 use crate::server::context::RequestContext;
-use crate::server::handlers::cluster::{RESOURCE_BROKER, RESOURCE_TOPIC};
+use crate::server::handlers::cluster::{RESOURCE_BROKER, RESOURCE_GROUP, RESOURCE_TOPIC};
 
 /// DescribeConfigs: every setting with its value and where that comes from.
 pub(crate) fn describe(
@@ -69,6 +69,10 @@ fn described_rows(
         RESOURCE_BROKER => {
             check_broker(ctx, &resource.resource_name, true)?;
             describe_broker(&ctx.config())
+        }
+        RESOURCE_GROUP => {
+            let stored = image.group_overrides().get(resource.resource_name.as_str());
+            describe_group(|name| stored.and_then(|all| all.get(name)).map(String::as_str))
         }
         other => return Err(unsupported(other)),
     };
@@ -250,6 +254,12 @@ async fn apply_one(
         RESOURCE_BROKER => {
             check_broker(ctx, &alteration.name, true)?;
             ctx.shard.configure_broker(update, validate_only).await
+        }
+        RESOURCE_GROUP => {
+            let group = alteration.name.to_string();
+            ctx.shard
+                .configure_group(group, update, validate_only)
+                .await
         }
         other => Err(unsupported(other)),
     }
