@@ -32,21 +32,34 @@ fn round_trips(iterations: u64) -> Duration {
         async move {
             let start = now();
             if index == 0 {
-                let (mut there, mut returns) = near.lock().unwrap().take().unwrap();
+                let (mut there, mut returns) = near
+                    .lock()
+                    .expect("the bench machine does what it is asked")
+                    .take()
+                    .expect("the bench machine does what it is asked");
                 for value in 0..iterations {
-                    there.send(value).await.unwrap();
+                    there
+                        .send(value)
+                        .await
+                        .expect("the bench machine does what it is asked");
                     assert_eq!(returns.recv().await, Some(value));
                 }
             } else {
-                let (mut back, mut arrives) = far.lock().unwrap().take().unwrap();
+                let (mut back, mut arrives) = far
+                    .lock()
+                    .expect("the bench machine does what it is asked")
+                    .take()
+                    .expect("the bench machine does what it is asked");
                 while let Some(value) = arrives.recv().await {
-                    back.send(value).await.unwrap();
+                    back.send(value)
+                        .await
+                        .expect("the bench machine does what it is asked");
                 }
             }
             start.elapsed()
         }
     });
-    ended.unwrap()[0]
+    ended.expect("the bench machine does what it is asked")[0]
 }
 
 /// Writes `iterations` blocks to a pre-written `O_DSYNC` file, `in_flight` at a time.
@@ -54,22 +67,25 @@ fn durable_writes(iterations: u64, in_flight: u32) -> Duration {
     let ended = run_on_cores(vec![ShardSpec::default()], move |_| async move {
         let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
         let path = format!("{target}/bench-rt.wal");
-        let size = usize::try_from(WRITE).unwrap();
+        let size = usize::try_from(WRITE).expect("the bench machine does what it is asked");
         assert!(size.is_multiple_of(ALIGNMENT));
         let plain = File::open(&path, &OpenOptions::direct().create())
             .await
-            .unwrap();
+            .expect("the bench machine does what it is asked");
         for index in 0..FILE_WRITES {
             let buf = IoBuf::alloc_zeroed(size).await;
             plain
                 .write_at(buf, size, index * u64::from(WRITE))
                 .await
-                .unwrap();
+                .expect("the bench machine does what it is asked");
         }
-        plain.fdatasync().await.unwrap();
+        plain
+            .fdatasync()
+            .await
+            .expect("the bench machine does what it is asked");
         let file = File::open(&path, &OpenOptions::direct().dsync())
             .await
-            .unwrap();
+            .expect("the bench machine does what it is asked");
         let next = Rc::new(Cell::new(0));
         let start = now();
         let writers: Vec<_> = (0..in_flight)
@@ -80,7 +96,9 @@ fn durable_writes(iterations: u64, in_flight: u32) -> Duration {
                         let index = next.replace(next.get() + 1);
                         let buf = IoBuf::alloc_zeroed(size).await;
                         let pos = (index % FILE_WRITES) * u64::from(WRITE);
-                        file.write_at(buf, size, pos).await.unwrap();
+                        file.write_at(buf, size, pos)
+                            .await
+                            .expect("the bench machine does what it is asked");
                     }
                 })
             })
@@ -90,7 +108,7 @@ fn durable_writes(iterations: u64, in_flight: u32) -> Duration {
         }
         start.elapsed()
     });
-    ended.unwrap()[0]
+    ended.expect("the bench machine does what it is asked")[0]
 }
 
 /// Runs a future on one shard `iterations` times.
@@ -106,12 +124,12 @@ where
         }
         start.elapsed()
     });
-    ended.unwrap()[0]
+    ended.expect("the bench machine does what it is asked")[0]
 }
 
 fn benches(criterion: &mut Criterion) {
     criterion.bench_function("rt/cross_round_trip", |bencher| {
-        bencher.iter_custom(round_trips)
+        bencher.iter_custom(round_trips);
     });
     let mut writes = criterion.benchmark_group("rt/durable_write_64k");
     writes

@@ -289,24 +289,24 @@ mod tests {
     use super::*;
     use crate::model::ids::TopicId;
 
-    fn asked(size_bytes_max: usize) -> Asked {
-        Ok(FetchPart {
+    fn part(size_bytes_max: usize) -> FetchPart {
+        FetchPart {
             partition: TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionIndex(0)),
             fetch_offset: Offset::ZERO,
             current_leader_epoch: -1,
             last_fetched_epoch: -1,
             size_bytes_max,
             must_progress: false,
-        })
+        }
     }
 
-    fn has(size_bytes: u64) -> Result<Available, ErrorCode> {
-        Ok(Available {
+    fn there(size_bytes: u64) -> Available {
+        Available {
             size_bytes,
             high_watermark: Offset::ZERO,
             log_start: Offset::ZERO,
             diverging: None,
-        })
+        }
     }
 
     fn shares(
@@ -322,29 +322,32 @@ mod tests {
 
     #[test]
     fn bytes_are_shared_out_in_request_order() {
-        let asked = [asked(100), asked(100), asked(100), asked(100)];
-        let sizes = [has(0), has(70), has(500), has(500)];
+        let asked = [Ok(part(100)), Ok(part(100)), Ok(part(100)), Ok(part(100))];
+        let sizes = [Ok(there(0)), Ok(there(70)), Ok(there(500)), Ok(there(500))];
         assert_eq!(shares(&asked, &sizes, 150), [(1, 70, true), (2, 80, false)]);
     }
 
     #[test]
     fn the_first_partition_with_data_progresses_whatever_the_limit() {
-        assert_eq!(shares(&[asked(0)], &[has(500)], 0), [(0, 0, true)]);
+        assert_eq!(shares(&[Ok(part(0))], &[Ok(there(500))], 0), [(0, 0, true)]);
     }
 
     #[test]
     fn refused_partitions_take_no_share() {
-        let asked = [Err(ErrorCode::UnknownTopicId), asked(100)];
-        let sizes = [Err(ErrorCode::UnknownTopicId), has(10)];
+        let asked = [Err(ErrorCode::UnknownTopicId), Ok(part(100))];
+        let sizes = [Err(ErrorCode::UnknownTopicId), Ok(there(10))];
         assert_eq!(shares(&asked, &sizes, 100), [(1, 10, true)]);
     }
 
     #[test]
     fn an_answer_is_due_with_enough_bytes_or_an_error() {
-        assert!(!is_due(&[has(0), has(5)], 10));
-        assert!(is_due(&[has(5), has(5)], 10));
-        assert!(is_due(&[has(0), Err(ErrorCode::OffsetOutOfRange)], 10));
-        assert!(is_due(&[has(0)], 0));
+        assert!(!is_due(&[Ok(there(0)), Ok(there(5))], 10));
+        assert!(is_due(&[Ok(there(5)), Ok(there(5))], 10));
+        assert!(is_due(
+            &[Ok(there(0)), Err(ErrorCode::OffsetOutOfRange)],
+            10
+        ));
+        assert!(is_due(&[Ok(there(0))], 0));
         assert!(is_due(&[], 1));
     }
 }
