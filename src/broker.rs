@@ -8,7 +8,7 @@
 //! known to be ours. Order of a stop: no new connections -> what was accepted is answered -> all
 //! shards quiet -> segments closed as plain Kafka directories -> checkpoint -> exit.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -177,7 +177,15 @@ fn facts(config: &BrokerConfig) -> std::io::Result<MachineFacts> {
 
 // ---------------------------------------------------------------------- ports
 
+/// `localhost` is both loopbacks, whatever the hosts file says: clients try either first.
 fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, StartError> {
+    if address.host == "localhost" {
+        let loopbacks = [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ];
+        return Ok(loopbacks.map(|ip| SocketAddr::new(ip, address.port)).into());
+    }
     let listen = |source| StartError::Listen {
         address: address.to_string(),
         source,
@@ -213,7 +221,7 @@ fn claim_all(addresses: &[HostPort]) -> Result<Vec<PortClaim>, StartError> {
             match PortClaim::new(found) {
                 Ok(claim) => claims.push(claim),
                 Err(source) => {
-                    let is_optional = found.ip() == IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])
+                    let is_optional = found.ip() == IpAddr::from(Ipv6Addr::LOCALHOST)
                         && source.kind() != std::io::ErrorKind::AddrInUse;
                     let error = StartError::Listen {
                         address: found.to_string(),

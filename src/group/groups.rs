@@ -51,13 +51,9 @@ impl Entry {
         self.stored.is_none() && self.offsets.is_empty()
     }
 
-    /// Whether forgetting it loses nothing. What is filed under a deadline stays until that has
-    /// passed: [filed] goes both ways, a deadline without its group would be due for ever.
+    /// Whether forgetting it loses nothing.
     pub fn is_forgettable(&self) -> bool {
-        self.group.is_vacant()
-            && self.is_unrecorded()
-            && self.queued == 0
-            && self.filed_under.is_none()
+        self.group.is_vacant() && self.is_unrecorded() && self.queued == 0
     }
 }
 
@@ -140,13 +136,10 @@ impl Groups {
             .map(|(id, _)| id.as_str())
     }
 
-    /// Forgets a group if that loses nothing. Whether it did.
-    pub fn forget_if_idle(&mut self, group: &str) -> bool {
+    /// Forgets a group if that loses nothing, and gives back what was forgotten.
+    pub fn forget_if_idle(&mut self, group: &str) -> Option<Entry> {
         let is_idle = self.entries.get(group).is_some_and(Entry::is_forgettable);
-        if is_idle {
-            self.entries.remove(group);
-        }
-        is_idle
+        is_idle.then(|| self.entries.remove(group)).flatten()
     }
 
     /// The record is durable: it changes the group's durable half.
@@ -427,9 +420,9 @@ mod tests {
     fn a_group_without_records_is_forgotten_only_when_nothing_is_queued() {
         let mut groups = Groups::default();
         groups.entry("g").queued = 1;
-        assert!(!groups.forget_if_idle("g"));
+        assert!(groups.forget_if_idle("g").is_none());
         groups.entry("g").queued = 0;
-        assert!(groups.forget_if_idle("g"));
+        assert!(groups.forget_if_idle("g").is_some());
         assert!(groups.is_empty());
     }
 

@@ -554,10 +554,18 @@ impl Roster {
                 },
             }
         }
-        if let Some(partition) = self.partitions.get_mut(&index) {
-            partition.groups.forget_if_idle(id);
-        }
+        self.forget_if_idle(index, id);
         result
+    }
+
+    /// [filed] A group that is forgotten takes its deadline along: without its group it would be due
+    /// for ever.
+    fn forget_if_idle(&mut self, index: i32, id: &str) {
+        let partition = self.partitions.get_mut(&index);
+        let forgotten = partition.and_then(|partition| partition.groups.forget_if_idle(id));
+        if let Some(deadline) = forgotten.and_then(|entry| entry.filed_under) {
+            self.deadlines.remove(&(deadline, index, id.to_owned()));
+        }
     }
 
     fn on_stored(
@@ -634,9 +642,7 @@ impl Roster {
                     self.on_stored(now, claim.index, &group, ticket, outcome);
                 }
             }
-            if let Some(partition) = self.partitions.get_mut(&claim.index) {
-                partition.groups.forget_if_idle(&group);
-            }
+            self.forget_if_idle(claim.index, &group);
         }
     }
 
