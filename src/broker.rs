@@ -388,8 +388,13 @@ async fn run_shard(index: usize, shared: &Arc<Shared>) -> Result<(), StartError>
     let shard = Shard::open(id, &shared.process, &shared.image, retired, metadata_log).await?;
     let tasks = shard.start(taken(&shared.links[index]));
     let mut accepting = Vec::new();
+    let fetch_sessions = server::fetch_session::of_shard(
+        shard.config().fetch_session_slots,
+        (id.0, shard.shard_count()),
+        shard.settings().memory_bytes,
+    );
     for listener in listeners(index, shared)? {
-        let accept = server::listener::run(shard.clone(), listener);
+        let accept = server::listener::run(shard.clone(), fetch_sessions.clone(), listener);
         accepting.push(rt::spawn(Lane::Network, "listener", accept));
     }
     if index == 0

@@ -16,6 +16,7 @@ use corelog::config::address::HostPort;
 use corelog::model::batch_builder::BatchBuilder;
 use corelog::model::ids::{ProducerEpoch, ProducerId};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
@@ -25,9 +26,9 @@ use kafka_protocol::messages::offset_commit_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    DescribeConfigsRequest, GroupId, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    JoinGroupRequest, JoinGroupResponse, OffsetCommitRequest, ProduceRequest, TopicName,
-    TransactionalId,
+    DescribeConfigsRequest, FetchRequest, GroupId, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, JoinGroupResponse, OffsetCommitRequest,
+    ProduceRequest, TopicName, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -244,6 +245,38 @@ fn fetch_max_bytes_bounds_one_response() {
         .expect("fetched");
     let size = round.fetched[0].records().len();
     assert!((9_000..=20_000).contains(&size), "{size} of 90,000 bytes");
+}
+
+/// Asks for a new fetch session; its id, or 0.
+fn fetch_session(broker: &Broker) -> i32 {
+    let partition = FetchPartition::default()
+        .with_current_leader_epoch(-1)
+        .with_log_start_offset(-1)
+        .with_partition_max_bytes(1_000);
+    let topic = FetchTopic::default()
+        .with_topic(TopicName(text("t")))
+        .with_partitions(vec![partition]);
+    let request = FetchRequest::default()
+        .with_replica_id((-1).into())
+        .with_max_bytes(1_000)
+        .with_session_epoch(0)
+        .with_topics(vec![topic]);
+    let response = connect(broker).call(&request, 11).expect("an answer");
+    assert_eq!(response.responses[0].partitions[0].error_code, 0);
+    response.session_id
+}
+
+#[test]
+fn max_incremental_fetch_session_cache_slots_bounds_the_sessions() {
+    let setting = "max.incremental.fetch.session.cache.slots=2";
+    let broker = Broker::start(&["--set", "cores=0", "--set", setting]);
+    broker.text(&["topic", "create", "t"]);
+    assert!(fetch_session(&broker) > 0);
+    assert!(fetch_session(&broker) > 0);
+    assert_eq!(fetch_session(&broker), 0, "a third one has no room");
+    let none = "max.incremental.fetch.session.cache.slots=0";
+    let broker = broker.restart(&["--set", none]);
+    assert_eq!(fetch_session(&broker), 0);
 }
 
 fn produce_with_sequence(broker: &Broker, id: i64, sequence: i32) -> i16 {

@@ -50,6 +50,7 @@ pub struct BrokerConfig {
     pub offset_metadata_max_bytes: usize,
     pub socket_request_max_bytes: usize,
     pub fetch_max_bytes: usize,
+    pub fetch_session_slots: u32,
     /// `None`: never.
     pub connections_max_idle: Option<Duration>,
     pub max_connections: u32,
@@ -120,6 +121,7 @@ impl BrokerConfig {
             offset_metadata_max_bytes: reader.number("offset.metadata.max.bytes"),
             socket_request_max_bytes: reader.number("socket.request.max.bytes"),
             fetch_max_bytes: reader.number("fetch.max.bytes"),
+            fetch_session_slots: reader.number("max.incremental.fetch.session.cache.slots"),
             connections_max_idle: u64::try_from(idle).ok().map(Duration::from_millis),
             max_connections: reader.number("max.connections"),
             producer_id_expiration: reader.millis("producer.id.expiration.ms"),

@@ -480,6 +480,15 @@ static REQUESTS: &[Row] = &[
          larger batch is still sent whole.",
     ),
     row(
+        "max.incremental.fetch.session.cache.slots",
+        Kind::Int(0, INT_MAX),
+        "1000",
+        "server/fetch_session.rs",
+        "The most fetch sessions of the broker, divided among its shards; 0: none. In a session, a \
+         consumer and the broker name only the partitions that changed. Sessions take at most a \
+         thirty-second of `memory.per.shard`, beside it.",
+    ),
+    row(
         "connections.max.idle.ms",
         Kind::Long(-1, LONG_MAX),
         "600000",

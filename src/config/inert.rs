@@ -375,12 +375,6 @@ pub static BROKER_ROWS: &[Row] = &[
         QUOTAS,
     ),
     row(
-        "max.incremental.fetch.session.cache.slots",
-        Kind::Int(0, INT_MAX),
-        "1000",
-        "every fetch is a full one: no fetch sessions are kept",
-    ),
-    row(
         "unclean.leader.election.enable",
         Kind::Boolean,
         "false",

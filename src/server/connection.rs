@@ -19,6 +19,7 @@ use crate::rt::net::TcpStream;
 use crate::rt::sync::{Notify, Queue};
 use crate::rt::{self, Lane};
 use crate::server::dispatch;
+use crate::server::fetch_session::SharedSessions;
 use crate::server::response::{Part, Response};
 use crate::shard::budget::Charge;
 use crate::shard::shard::Shard;
@@ -97,7 +98,7 @@ struct Shared {
 }
 
 /// Serves `stream` until it ends.
-pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream) {
+pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, stream: TcpStream) {
     let (peer, local) = (stream.peer_addr(), stream.local_addr());
     let stream = Rc::new(stream);
     shard.metrics.raise(Gauge::Connections, 1);
@@ -115,7 +116,7 @@ pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream) {
         stream,
         buffer: BytesMut::new(),
     };
-    let end = serve(&shard, &shared, &mut requests, (peer, local)).await;
+    let end = serve(&shared, &mut requests, &fetch_sessions, (peer, local)).await;
     shared.answers.close();
     match end {
         End::Quiet => {}
@@ -127,18 +128,19 @@ pub(crate) async fn run(shard: Rc<Shard>, stream: TcpStream) {
 }
 
 async fn serve(
-    shard: &Rc<Shard>,
     shared: &Shared,
     requests: &mut Requests,
+    fetch_sessions: &SharedSessions,
     addresses: (SocketAddr, SocketAddr),
 ) -> End {
+    let shard = requests.shard.clone();
     loop {
         let (frame, charge) = match requests.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return End::Quiet,
             Err(end) => return end,
         };
-        let in_flight = InFlight::new(shard, charge);
+        let in_flight = InFlight::new(&shard, charge);
         if shared.answers.is_closed() || shard.is_stopping() {
             return End::Quiet; // the writer met its end, or the broker comes to its own
         }
@@ -147,7 +149,7 @@ async fn serve(
                 shared.all_written.notified().await;
             }
         }
-        let answer = match dispatch::dispatch(shard, addresses, frame).await {
+        let answer = match dispatch::dispatch(&shard, fetch_sessions, addresses, frame).await {
             Ok(answer) => answer,
             Err(end) => return end,
         };

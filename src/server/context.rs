@@ -7,6 +7,7 @@ use crate::config::BrokerConfig;
 use crate::config::address::Advertised;
 use crate::model::ids::{CorrelationId, NodeId};
 use crate::rt::Instant;
+use crate::server::fetch_session::SharedSessions;
 use crate::shard::shard::Shard;
 
 /// One request's surroundings. Cheap to clone.
@@ -14,6 +15,8 @@ use crate::shard::shard::Shard;
 pub(crate) struct RequestContext {
     /// The shard that owns the connection.
     pub(crate) shard: Rc<Shard>,
+    /// Fetch sessions of that shard's connections.
+    pub(crate) fetch_sessions: SharedSessions,
     /// Version of the request, already checked against `wire::api`.
     pub(crate) version: i16,
     /// Comes back with the answer.

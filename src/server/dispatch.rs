@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::rt;
 use crate::server::connection::{Answer, End, PendingAnswer};
 use crate::server::context::RequestContext;
+use crate::server::fetch_session::SharedSessions;
 use crate::server::handlers::{
     cluster, configs, fetch, group_offsets, groups, metadata, offsets, produce, producer_ids,
     topics,
@@ -27,6 +28,7 @@ use crate::wire::{DecodeError, api_versions};
 /// Cancel: safe, except while Produce is submitting; the connection's reader never cancels.
 pub(crate) async fn dispatch(
     shard: &Rc<Shard>,
+    fetch_sessions: &SharedSessions,
     (peer, local): (SocketAddr, SocketAddr),
     frame: Bytes,
 ) -> Result<PendingAnswer, End> {
@@ -42,6 +44,7 @@ pub(crate) async fn dispatch(
     drop(body);
     let ctx = RequestContext {
         shard: shard.clone(),
+        fetch_sessions: fetch_sessions.clone(),
         version,
         correlation_id: header.correlation_id,
         client_id: header.client_id_or_empty().into(),

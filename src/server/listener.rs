@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::rt::net::TcpListener;
 use crate::rt::{self, Lane};
 use crate::server::connection;
+use crate::server::fetch_session::SharedSessions;
 use crate::shard::shard::Shard;
 use crate::telemetry::names::Gauge;
 
@@ -14,7 +15,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Accepts until the shard stops. Limit: `max.connections`, split evenly over the shards; what
 /// comes beyond is closed at once.
-pub async fn run(shard: Rc<Shard>, listener: TcpListener) {
+pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, listener: TcpListener) {
     let shards = u64::from(shard.shard_count()).max(1);
     let limit = u64::from(shard.config().max_connections).div_ceil(shards);
     loop {
@@ -28,7 +29,7 @@ pub async fn run(shard: Rc<Shard>, listener: TcpListener) {
                 rt::spawn(
                     Lane::Network,
                     "connection",
-                    connection::run(shard.clone(), stream),
+                    connection::run(shard.clone(), fetch_sessions.clone(), stream),
                 )
                 .detach();
             }

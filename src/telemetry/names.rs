@@ -76,6 +76,8 @@ metrics! {
         Partitions, "partitions", "Partitions whose home is this shard";
         Groups, "groups", "Consumer groups coordinated on this shard";
         InFlightRequests, "in_flight_requests", "Requests read and not yet answered";
+        FetchSessions, "fetch_sessions", "Fetch sessions of consumers";
+        FetchSessionPartitions, "fetch_session_partitions", "Partitions in all fetch sessions";
         WaitingFetches, "waiting_fetches", "Fetches waiting for data";
         JournalUsedBytes, "journal_used_bytes", "Bytes of the journal that are not free for reuse";
         JournalCapacityBytes, "journal_capacity_bytes", "Size of the journal";

@@ -35,7 +35,7 @@ use crate::wire::writer::Writer;
 use crate::wire::{DecodeError, EncodeError};
 
 /// First version that names topics by id.
-const TOPIC_ID_VERSION: i16 = 13;
+pub const TOPIC_ID_VERSION: i16 = 13;
 /// First version with sessions (KIP-227).
 const SESSION_VERSION: i16 = 7;
 /// First version with racks (KIP-392).
@@ -163,6 +163,11 @@ impl FetchRequest {
     /// Partitions in all topics.
     pub fn partition_count(&self) -> usize {
         self.topics.iter().map(|topic| topic.partitions.len()).sum()
+    }
+
+    /// Whether the client neither has a session nor wants one.
+    pub const fn is_without_session(&self) -> bool {
+        self.session_id == 0 && self.session_epoch == -1
     }
 
     /// Whether a follower asks.

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub mod client;
+pub mod raw;
 
 /// How long a start may take before the test fails. The machine may be busy with other tests.
 const START_LIMIT: Duration = Duration::from_secs(30);

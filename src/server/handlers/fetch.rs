@@ -4,8 +4,8 @@
 //! The walk: ask every home shard for sizes -> enough, or an error, or the deadline? -> share out
 //! the byte budget in request order -> read -> answer. Else wait until one of the partitions moves,
 //! and ask again. Nothing polls.
-//! Rules: KIP-74 (the first partition with data gives at least one whole batch), KIP-227 (every
-//! answer has session id 0, so clients send whole fetches), KIP-320 (epochs), KIP-516 (topic ids).
+//! Rules: KIP-74 (the first partition with data gives at least one whole batch), KIP-227 (sessions:
+//! `server::fetch_session` decides, here it is asked), KIP-320 (epochs), KIP-516 (topic ids).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,10 +21,12 @@ use crate::rt;
 use crate::server::connection::End;
 use crate::server::context::RequestContext;
 use crate::server::errors;
+use crate::server::fetch_session::{FetchSession, FetchSessions, NO_SESSION, Turn};
 use crate::server::handlers::topic_lookup::find_topic;
 use crate::server::response::{Part, Response};
+use crate::telemetry::names::Gauge;
 use crate::wire::fetch::{
-    self, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopicResponse,
+    self, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopic, FetchTopicResponse,
 };
 
 /// One partition of the request: what to ask its home, or the refusal it already has.
@@ -32,18 +34,19 @@ type Asked = Result<FetchPart, ErrorCode>;
 
 /// Answers a fetch, at the latest when its `max_wait_ms` is over.
 pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Result<Response, End> {
-    if request.session_id != 0 && request.session_epoch > 0 {
-        // Sessions are never handed out, so this one is not ours (KIP-227).
-        let refused = FetchResponse::empty(ErrorCode::FetchSessionIdNotFound, 0);
-        let frame = refused
-            .encode(ctx.version, ctx.correlation_id)
-            .map_err(broken)?;
-        return Ok(Response {
-            parts: memory_parts(frame.parts),
-            _charge: None,
-        });
-    }
-    let asked = resolve(&ctx.shard.image(), request);
+    let turn = match begin(ctx, request) {
+        Ok(turn) => turn,
+        Err(code) => return refused(ctx, code),
+    };
+    let of_session;
+    let topics = match &turn {
+        Turn::Sessionless | Turn::New => &request.topics,
+        Turn::Continued { session, .. } => {
+            of_session = session.borrow().wanted();
+            &of_session
+        }
+    };
+    let asked = resolve(&ctx.shard.image(), topics);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = rt::now() + wait;
     let min_bytes = u64::try_from(request.min_bytes).unwrap_or(0);
@@ -60,7 +63,8 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
             let charge = ctx.shard.budget.charge_response(size_bytes).await;
             let fetched = ctx.shard.read(parts).await;
             let fetched = numbers.into_iter().zip(fetched).collect();
-            let parts = answer(ctx, request, sizes, fetched)?;
+            let told = Told::new(topics, sizes, fetched);
+            let parts = answer(ctx, request, &turn, told)?;
             return Ok(Response {
                 parts,
                 _charge: Some(charge),
@@ -70,10 +74,85 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
     }
 }
 
+// ---------------------------------------------------------------------- sessions
+
+/// What the request does to its session; most requests have none, and touch nothing.
+fn begin(ctx: &RequestContext, request: &FetchRequest) -> Result<Turn, ErrorCode> {
+    if request.is_without_session() {
+        return Ok(Turn::Sessionless);
+    }
+    let mut sessions = ctx.fetch_sessions.borrow_mut();
+    let turn = sessions.begin(request, is_by_id(ctx), now_ms());
+    count(ctx, &sessions);
+    turn
+}
+
+/// Whether requests of this version name topics by id; a session does not change over.
+fn is_by_id(ctx: &RequestContext) -> bool {
+    ctx.version >= fetch::TOPIC_ID_VERSION
+}
+
+/// Time for the age of sessions, not that of the calendar.
+fn now_ms() -> i64 {
+    i64::try_from(rt::now().as_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+fn count(ctx: &RequestContext, sessions: &FetchSessions) {
+    let (count, partitions) = sessions.count();
+    for (gauge, value) in [
+        (Gauge::FetchSessions, count),
+        (Gauge::FetchSessionPartitions, partitions),
+    ] {
+        let value = u64::try_from(value).unwrap_or(u64::MAX);
+        ctx.shard.metrics.set(gauge, value);
+    }
+}
+
+/// Ends the request's turn: which session the answer names. What a session's client knows already
+/// is left out of `told`.
+fn end(
+    ctx: &RequestContext,
+    request: &FetchRequest,
+    turn: &Turn,
+    told: &mut Told,
+) -> Result<i32, ErrorCode> {
+    match turn {
+        Turn::Sessionless => Ok(NO_SESSION),
+        Turn::New => {
+            let mut sessions = ctx.fetch_sessions.borrow_mut();
+            let now = (now_ms(), rt::random_u64());
+            let id = sessions.create(request, &told.topics, is_by_id(ctx), now);
+            count(ctx, &sessions);
+            Ok(id)
+        }
+        Turn::Continued { session, epoch } => {
+            let mut session = session.borrow_mut();
+            if session.epoch() != *epoch {
+                return Err(ErrorCode::InvalidFetchSessionEpoch); // another connection used it
+            }
+            told.keep_news(&mut session);
+            Ok(session.id())
+        }
+    }
+}
+
+fn refused(ctx: &RequestContext, code: ErrorCode) -> Result<Response, End> {
+    let refused = FetchResponse::empty(code, NO_SESSION);
+    let frame = refused
+        .encode(ctx.version, ctx.correlation_id)
+        .map_err(broken)?;
+    Ok(Response {
+        parts: with_records(frame.parts, Vec::new()),
+        _charge: None,
+    })
+}
+
+// ---------------------------------------------------------------------- what there is
+
 /// Finds the partitions; an unknown name, id or number is answered without asking anyone.
-fn resolve(image: &Image, request: &FetchRequest) -> Vec<Asked> {
+fn resolve(image: &Image, topics: &[FetchTopic]) -> Vec<Asked> {
     let mut asked = Vec::new();
-    for topic in &request.topics {
+    for topic in topics {
         let (found, unknown) = find_topic(image, &topic.topic);
         for p in &topic.partitions {
             asked.push(match found.and_then(|t| t.partition(p.index.get())) {
@@ -178,51 +257,93 @@ async fn await_data(
     ctx.shard.await_data(seen, deadline).await;
 }
 
-/// Puts the answer together: metadata of every partition, records where there are any.
+// ---------------------------------------------------------------------- the answer
+
+/// What the client is told, and the records that go with it.
+struct Told {
+    topics: Vec<FetchTopicResponse>,
+    /// One a partition of `topics`.
+    plans: Vec<Option<ReadPlan>>,
+}
+
+impl Told {
+    /// Metadata of every partition asked for, records where there are any.
+    fn new(
+        topics: &[FetchTopic],
+        sizes: Vec<Result<Available, ErrorCode>>,
+        mut fetched: HashMap<usize, Result<Fetched, Error>>,
+    ) -> Self {
+        let mut plans: Vec<Option<ReadPlan>> = Vec::with_capacity(sizes.len());
+        let mut sizes = sizes.into_iter().enumerate();
+        let topics = topics
+            .iter()
+            .map(|topic| {
+                let mut partitions = Vec::with_capacity(topic.partitions.len());
+                for (asked, (number, size)) in topic.partitions.iter().zip(sizes.by_ref()) {
+                    let read = match fetched.remove(&number) {
+                        Some(Ok(fetched)) => Ok((fetched.available, Some(fetched.plan))),
+                        Some(Err(error)) => Err(errors::code(&error)),
+                        None => size.map(|available| (available, None)),
+                    };
+                    let (response, plan) = match read {
+                        Ok((available, plan)) => {
+                            (described(asked.index, &available, plan.as_ref()), plan)
+                        }
+                        Err(code) => (FetchPartitionResponse::refused(asked.index, code), None),
+                    };
+                    partitions.push(response);
+                    plans.push(plan);
+                }
+                FetchTopicResponse {
+                    topic: topic.topic.clone(),
+                    partitions,
+                }
+            })
+            .collect();
+        Self { topics, plans }
+    }
+
+    /// Leaves out what the session's client knows.
+    fn keep_news(&mut self, session: &mut FetchSession) {
+        let mut plans = std::mem::take(&mut self.plans).into_iter();
+        for topic in &mut self.topics {
+            let name = &topic.topic;
+            topic.partitions.retain(|told| {
+                let plan = plans.next().flatten();
+                let is_news = session.tell(name, told);
+                if is_news {
+                    self.plans.push(plan);
+                }
+                is_news
+            });
+        }
+        self.topics.retain(|topic| !topic.partitions.is_empty());
+    }
+}
+
 fn answer(
     ctx: &RequestContext,
     request: &FetchRequest,
-    sizes: Vec<Result<Available, ErrorCode>>,
-    mut fetched: HashMap<usize, Result<Fetched, Error>>,
+    turn: &Turn,
+    mut told: Told,
 ) -> Result<Vec<Part>, End> {
-    let mut plans: Vec<Option<ReadPlan>> = Vec::with_capacity(sizes.len());
-    let mut responses = Vec::with_capacity(sizes.len());
-    let indexes = request
-        .topics
-        .iter()
-        .flat_map(|t| &t.partitions)
-        .map(|p| p.index);
-    for (number, (index, size)) in indexes.zip(sizes).enumerate() {
-        let read = match fetched.remove(&number) {
-            Some(Ok(fetched)) => Ok((fetched.available, Some(fetched.plan))),
-            Some(Err(error)) => Err(errors::code(&error)),
-            None => size.map(|available| (available, None)),
-        };
-        let (response, plan) = match read {
-            Ok((available, plan)) => (described(index, &available, plan.as_ref()), plan),
-            Err(code) => (FetchPartitionResponse::refused(index, code), None),
-        };
-        responses.push(response);
-        plans.push(plan);
-    }
-    let mut responses = responses.into_iter();
-    let topics = request
-        .topics
-        .iter()
-        .map(|t| FetchTopicResponse {
-            topic: t.topic.clone(),
-            partitions: responses.by_ref().take(t.partitions.len()).collect(),
-        })
-        .collect();
-    let response = FetchResponse {
-        topics,
-        ..FetchResponse::empty(ErrorCode::None, 0)
+    let response = match end(ctx, request, turn, &mut told) {
+        Ok(session_id) => FetchResponse {
+            topics: told.topics,
+            ..FetchResponse::empty(ErrorCode::None, session_id)
+        },
+        Err(code) => FetchResponse::empty(code, NO_SESSION),
     };
     let frame = response
         .encode(ctx.version, ctx.correlation_id)
         .map_err(broken)?;
-    let mut parts = Vec::with_capacity(frame.parts.len());
-    for part in frame.parts {
+    Ok(with_records(frame.parts, told.plans))
+}
+
+/// The frame's parts, with the records of each partition in their place.
+fn with_records(frame: Vec<fetch::Part>, mut plans: Vec<Option<ReadPlan>>) -> Vec<Part> {
+    let mut parts = Vec::with_capacity(frame.len());
+    for part in frame {
         match part {
             fetch::Part::Bytes(bytes) => parts.push(Part::Memory(bytes)),
             fetch::Part::Records { partition, .. } => {
@@ -232,17 +353,7 @@ fn answer(
             }
         }
     }
-    Ok(parts)
-}
-
-fn memory_parts(parts: Vec<fetch::Part>) -> Vec<Part> {
     parts
-        .into_iter()
-        .filter_map(|part| match part {
-            fetch::Part::Bytes(bytes) => Some(Part::Memory(bytes)),
-            fetch::Part::Records { .. } => None,
-        })
-        .collect()
 }
 
 fn broken(error: crate::wire::EncodeError) -> End {
