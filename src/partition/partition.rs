@@ -106,6 +106,11 @@ impl Partition {
         self.log.offsets().high_watermark
     }
 
+    /// Its topic is deleted: nobody waits for its bytes any more.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.get()
+    }
+
     /// Refuses when the partition is deleted or its log has failed.
     pub fn check_open(&self) -> Result<(), Error> {
         if self.is_gone.get() {

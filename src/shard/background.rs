@@ -119,6 +119,7 @@ async fn destage_once(shard: &Rc<Shard>) -> Result<bool, ()> {
                 Ok(done) => shard
                     .metrics
                     .add(Counter::DestagedBytes, done.written_bytes),
+                Err(_) if partition.is_gone() => {} // deleted since it was chosen
                 Err(error) => {
                     shard.storage.on_log_error(&error);
                     return Err(());
@@ -148,9 +149,12 @@ async fn carry(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<(), Error
         }
         None => {
             drop(reservation);
-            if let Err(error) = partition.log().destage().await {
-                shard.storage.on_log_error(&error);
-                return Err(error.into());
+            match partition.log().destage().await {
+                Err(error) if !partition.is_gone() => {
+                    shard.storage.on_log_error(&error);
+                    return Err(error.into());
+                }
+                _ => {} // a deleted partition pins nothing
             }
         }
     }
