@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 
 use super::groups::{Cursor, Groups};
 use super::record::{EncodedRecord, GroupRecord};
-use super::settings::{APPEND_BYTES_TARGET, GroupSettings, REWRITE_BATCH_BYTES};
+use super::settings::{APPEND_BYTES_TARGET, GroupSettings};
 use super::turn::StoreTicket;
 use crate::model::limits::BATCH_HEADER_BYTES;
 use crate::model::offset::Offset;
@@ -247,7 +247,7 @@ impl OffsetsPartition {
     fn next_copies(&mut self, settings: &GroupSettings) -> Option<Step> {
         let rewrite = self.rewrite.as_mut()?;
         if !rewrite.is_walked {
-            let target = u64::try_from(REWRITE_BATCH_BYTES).unwrap_or(u64::MAX);
+            let target = settings.rewrite_batch_bytes;
             let (records, cursor) = self.groups.records_after(rewrite.cursor.as_ref(), target);
             let encoded: Result<Vec<_>, _> = records.iter().map(GroupRecord::encode).collect();
             let Ok(records) = encoded else {

@@ -980,6 +980,60 @@ fn an_empty_live_state_needs_no_copies_to_shorten_the_log() {
     assert_eq!(shard.restart().roster.stats().groups, 0);
 }
 
+/// A live state of about 3,000 bytes, rewritten in batches of 300 while commits go on: dead after
+/// any step, the log has what was durable, and no acknowledged commit is older than it was.
+#[test]
+fn a_crash_between_the_batches_of_a_rewrite_loses_nothing_and_takes_nothing_back() {
+    const PARTITIONS: i32 = 40;
+    const COMMITS: i64 = 250;
+    const CRASHES: std::ops::Range<i64> = 100..150; // more than one whole rewrite
+    let partition_of = |offset: i64| i32::try_from(offset * 7 % 40).expect("small");
+    let mut seen_rewrites = 0;
+    for crash_at in CRASHES {
+        let settings = GroupSettings {
+            rewrite_batch_bytes: 300,
+            ..small_logs()
+        };
+        let mut shard = TestShard::with(settings);
+        let mut acknowledged = BTreeMap::new();
+        for partition in 0..PARTITIONS {
+            shard.commit("g", "t", partition, 0);
+            shard.settle();
+        }
+        let mut waiting: Vec<(Vec<u64>, i64)> = Vec::new();
+        for offset in 1..COMMITS {
+            let writes = shard.commit("g", "t", partition_of(offset), offset);
+            waiting.push((writes, offset));
+            shard.step();
+            shard.step(); // a write, then a copy: both go on
+            waiting.retain(|(writes, offset)| {
+                let is_written = writes.iter().all(|n| shard.written.contains_key(n));
+                if is_written {
+                    acknowledged.insert(partition_of(*offset), *offset);
+                }
+                !is_written
+            });
+            if offset == crash_at {
+                let before = shard.durable();
+                shard = shard.restart();
+                assert_eq!(shard.durable(), before, "crash at {crash_at}");
+                waiting.clear();
+            }
+            for (partition, offset) in &acknowledged {
+                let found = shard.committed("g", "t", *partition).offset;
+                assert!(found >= *offset, "crash at {crash_at}: {found} < {offset}");
+            }
+        }
+        shard.settle();
+        let log = shard.log("g");
+        seen_rewrites += log.starts_moved;
+        assert!(log.batch_bytes_max < 1_000, "{} bytes", log.batch_bytes_max);
+        let before = shard.durable();
+        assert_eq!(shard.restart().durable(), before);
+    }
+    assert!(seen_rewrites > 2 * 50, "{seen_rewrites} rewrites");
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Commit { group: usize, partition: i32 },
@@ -1012,9 +1066,14 @@ proptest! {
     #[test]
     fn a_crash_at_any_step_finds_what_was_durable(
         events in prop::collection::vec(event(), 1..150),
+        rewrite_batch_bytes in 1..2_000_u64,
     ) {
         const GROUPS: [&str; 3] = ["a", "b", "c"];
-        let settings = GroupSettings { rewrite_log_bytes_min: 600, ..small_logs() };
+        let settings = GroupSettings {
+            rewrite_log_bytes_min: 600,
+            rewrite_batch_bytes,
+            ..small_logs()
+        };
         let mut shard = TestShard::with(settings);
         let mut offset = 0_i64;
         for event in events {

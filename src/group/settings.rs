@@ -27,11 +27,11 @@ pub const NEW_MEMBER_JOIN_TIMEOUT_MS: u64 = 5 * 60 * 1000;
 /// alone.
 pub const APPEND_BYTES_TARGET: usize = 256 * 1024;
 
-/// A rewrite appends the live state in batches of about this many bytes.
-pub const REWRITE_BATCH_BYTES: usize = 128 * 1024;
+/// Batches of a rewrite: small, so that other writes go on in between.
+const REWRITE_BATCH_BYTES: u64 = 128 * 1024;
 
 const _: () = assert!(
-    REWRITE_BATCH_BYTES <= APPEND_BYTES_TARGET,
+    REWRITE_BATCH_BYTES <= APPEND_BYTES_TARGET as u64,
     "a rewrite is not in the way"
 );
 const _: () = assert!(
@@ -66,6 +66,8 @@ pub struct GroupSettings {
     pub rewrite_log_bytes_min: u64,
     /// A partition's log is rewritten when it is this many times its live state.
     pub rewrite_live_multiple: u64,
+    /// A rewrite appends the live state in batches of about this many bytes.
+    pub rewrite_batch_bytes: u64,
 }
 
 impl Default for GroupSettings {
@@ -81,6 +83,7 @@ impl Default for GroupSettings {
             offsets_partition_count: crate::model::limits::OFFSETS_TOPIC_PARTITIONS,
             rewrite_log_bytes_min: 4 * 1024 * 1024,
             rewrite_live_multiple: 4,
+            rewrite_batch_bytes: REWRITE_BATCH_BYTES,
         }
     }
 }
