@@ -121,6 +121,7 @@ pub fn plan_topic(
         };
         overrides.set(name, value).map_err(invalid_config)?;
     }
+    keep_coordinators_state(&new.name, &mut overrides)?;
     let name = new.name.as_str().into();
     Ok(Topic {
         id,
@@ -302,10 +303,56 @@ pub fn plan_topic_config(
         }
         .map_err(invalid_config)?;
     }
+    keep_coordinators_state(name, &mut overrides)?;
     Ok(Record::TopicConfigured {
         id: topic.id.to_string(),
         configs: texts_of(&overrides),
     })
+}
+
+/// Segments of the coordinators' topics. Only whole segments below the log start are deleted, so
+/// small ones let the bound of the coordinator (a few MiB, or a few times the live state) bound the
+/// disk; below the smallest, its own appends would not fit.
+const INTERNAL_SEGMENT_BYTES: u32 = 4 << 20;
+const INTERNAL_SEGMENT_BYTES_MIN: u32 = 1 << 20;
+
+/// The coordinators alone shorten their topics, because what they keep there is acknowledged:
+/// without a value of its own such a topic is compacted, and it cannot be told otherwise.
+fn keep_coordinators_state(topic: &str, overrides: &mut TopicOverrides) -> Result<(), Refusal> {
+    if !topic_name::is_internal_topic(topic) {
+        return Ok(());
+    }
+    let segment_bytes = INTERNAL_SEGMENT_BYTES.to_string();
+    for (name, value) in [
+        ("cleanup.policy", "compact"),
+        ("segment.bytes", &segment_bytes),
+    ] {
+        if overrides.get(name).is_none() {
+            overrides.set(name, value).map_err(invalid_config)?;
+        }
+    }
+    let refused = |reason: String| {
+        let message = format!("Internal topic '{topic}': {reason}");
+        Err(Refusal::new(ErrorCode::InvalidConfig, message))
+    };
+    let policy = overrides.get("cleanup.policy").unwrap_or_default();
+    if !policy.split(',').any(|word| word.trim() == "compact") {
+        return refused(format!(
+            "`cleanup.policy` = `{policy}` would delete committed offsets by time or size; it must \
+             contain `compact`."
+        ));
+    }
+    let segment_bytes = overrides.get("segment.bytes").unwrap_or_default();
+    if segment_bytes
+        .parse::<u32>()
+        .is_ok_and(|bytes| bytes < INTERNAL_SEGMENT_BYTES_MIN)
+    {
+        return refused(format!(
+            "`segment.bytes` = `{segment_bytes}` is too small for what its coordinator appends; \
+             at least {INTERNAL_SEGMENT_BYTES_MIN}."
+        ));
+    }
+    Ok(())
 }
 
 /// New dynamic settings for the broker (KIP-226).
@@ -549,6 +596,60 @@ mod tests {
         let update = ConfigUpdate::Replace(vec![("segment.bytes".into(), Some("1048576".into()))]);
         let names: Vec<String> = configured(&update).unwrap().into_keys().collect();
         assert_eq!(names, ["segment.bytes"]);
+    }
+
+    #[test]
+    fn nothing_makes_retention_delete_what_coordinators_keep() {
+        let offsets = |configs: &[(&str, &str)]| {
+            let configs = configs
+                .iter()
+                .map(|(k, v)| ((*k).into(), Some((*v).into())));
+            plan(&NewTopic {
+                name: topic_name::OFFSETS_TOPIC.into(),
+                configs: configs.collect(),
+                ..new_topic(1, 1)
+            })
+        };
+        for bad in [
+            &[("cleanup.policy", "delete")][..],
+            &[("retention.ms", "1"), ("cleanup.policy", "delete")],
+            &[("segment.bytes", "4096")],
+        ] {
+            assert_eq!(offsets(bad), Err(ErrorCode::InvalidConfig), "{bad:?}");
+        }
+        assert!(offsets(&[("cleanup.policy", "compact,delete")]).is_ok());
+        let topic = offsets(&[("retention.ms", "1")]).unwrap();
+        assert_eq!(topic.overrides.get("cleanup.policy"), Some("compact"));
+        assert_eq!(topic.overrides.get("segment.bytes"), Some("4194304"));
+        let image = Image::default().apply(&[creation(&topic)]).unwrap();
+        let change = |update: &ConfigUpdate| {
+            let broker = BrokerConfig::default();
+            match plan_topic_config(&image, &broker, topic_name::OFFSETS_TOPIC, update) {
+                Ok(Record::TopicConfigured { configs, .. }) => Ok(configs),
+                Ok(other) => panic!("{other:?}"),
+                Err(why) => Err(why.code),
+            }
+        };
+        let policy = || "cleanup.policy".to_owned();
+        for bad in [
+            ConfigUpdate::Replace(vec![(policy(), Some("delete".into()))]),
+            ConfigUpdate::Change(vec![ConfigChange::Set(policy(), Some("delete".into()))]),
+            ConfigUpdate::Change(vec![ConfigChange::Subtract(
+                policy(),
+                Some("compact".into()),
+            )]),
+            ConfigUpdate::Replace(vec![("segment.bytes".into(), Some("100".into()))]),
+        ] {
+            assert_eq!(change(&bad), Err(ErrorCode::InvalidConfig), "{bad:?}");
+        }
+        for back in [
+            ConfigUpdate::Replace(Vec::new()),
+            ConfigUpdate::Change(vec![ConfigChange::Delete(policy())]),
+        ] {
+            let configs = change(&back).unwrap();
+            assert_eq!(configs["cleanup.policy"], "compact");
+            assert_eq!(configs["segment.bytes"], "4194304");
+        }
     }
 
     #[test]

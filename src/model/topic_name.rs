@@ -67,7 +67,7 @@ pub fn topic_name_can_collide(name: &str) -> bool {
     name.bytes().any(|byte| matches!(byte, b'.' | b'_'))
 }
 
-/// Whether the topic belongs to the broker itself; clients neither create nor write it.
+/// Whether the topic belongs to the broker itself; clients neither write nor delete it.
 pub fn is_internal_topic(name: &str) -> bool {
     name == OFFSETS_TOPIC || name == TRANSACTIONS_TOPIC
 }

@@ -32,9 +32,6 @@ use crate::shard::shard::Shard;
 
 /// Bytes that a load reads at a time.
 const READ_SIZE_BYTES: usize = 1 << 20;
-/// Only whole segments below the log start are deleted. So that the bound of the coordinator (a few
-/// MiB, or a few times the live state) bounds the disk, segments are as small.
-const SEGMENT_BYTES: &str = "4194304";
 
 /// The coordinator, once the shard runs, and the partitions it has.
 #[derive(Default)]
@@ -168,17 +165,10 @@ impl Shard {
         if let Some(topic) = self.image().topic(OFFSETS_TOPIC) {
             return Some(topic.clone());
         }
-        let configs = [
-            ("cleanup.policy", "compact"),
-            ("segment.bytes", SEGMENT_BYTES),
-        ];
         let new = NewTopic {
             name: OFFSETS_TOPIC.to_owned(),
             partition_count: self.config().offsets_topic_num_partitions,
             replication_factor: 1,
-            configs: configs
-                .map(|(name, value)| (name.into(), Some(value.into())))
-                .into(),
             ..NewTopic::default()
         };
         self.create_topics(vec![new], false).await; // somebody else may have been first
