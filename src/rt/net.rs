@@ -225,7 +225,11 @@ impl TcpStream {
         Ok(())
     }
 
-    async fn read_at_most(&self, buf: &mut BytesMut, limit: usize) -> io::Result<usize> {
+    /// Appends what has arrived to `buf`, at most `limit` bytes and what `buf` has room for; waits
+    /// for something; 0 at the end of the stream.
+    ///
+    /// Cancel: safe; nothing is lost.
+    pub async fn read_at_most(&self, buf: &mut BytesMut, limit: usize) -> io::Result<usize> {
         // A peer that always has more must not keep the shard.
         yield_if_needed().await;
         loop {

@@ -28,9 +28,9 @@ use crate::wire::api::ApiKey;
 
 /// Answers of one connection that may wait for durability at a time.
 const PIPELINED_MAX: usize = 256;
-/// What is read at once when nothing is known about the next frame.
+/// What is read at once after a small frame: many small ones may follow.
 const READ_SIZE_BYTES: usize = 64 << 10;
-/// Frames from this size on get a buffer of their own.
+/// Frames from this size on get a buffer of their own, of exactly their size.
 const OWN_BUFFER_SIZE_BYTES_MIN: usize = 16 << 10;
 /// The body of a frame whose head has arrived must be complete within this time.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
@@ -115,6 +115,7 @@ pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, stream
         shard: shard.clone(),
         stream,
         buffer: BytesMut::new(),
+        was_large: false,
     };
     let end = serve(&shared, &mut requests, &fetch_sessions, (peer, local)).await;
     shared.answers.close();
@@ -165,10 +166,16 @@ fn is_produce(frame: &Bytes) -> bool {
 }
 
 /// Frames off the socket, each charged to its pool.
+///
+/// After a large frame only the head of the next one is read at first: then its size is known, its
+/// body is received where it will stay, and nothing behind it is taken along. After a small frame
+/// as much is read as there is: one system call brings many.
 struct Requests {
     shard: Rc<Shard>,
     stream: Rc<TcpStream>,
     buffer: BytesMut,
+    /// Whether the frame before had a buffer of its own.
+    was_large: bool,
 }
 
 impl Requests {
@@ -182,7 +189,7 @@ impl Requests {
         while self.buffer.len() < HEAD_SIZE {
             // an impossible length ends the connection even if nothing follows it
             self.size()?;
-            let read = rt::timeout(idle, self.read(READ_SIZE_BYTES)).await;
+            let read = rt::timeout(idle, self.read_head()).await;
             match read {
                 None => return Ok(None),
                 Some(Ok(0)) if self.buffer.is_empty() => return Ok(None),
@@ -197,19 +204,54 @@ impl Requests {
             self.shard.budget.charge_control(size).await
         };
         let whole = size + 4;
-        while self.buffer.len() < whole {
-            let missing = whole - self.buffer.len();
-            match rt::timeout(BODY_DEADLINE, self.read(missing)).await {
-                None => return Err(End::Refused("the body of a request did not arrive".into())),
-                Some(Ok(0)) => return Err(End::Refused("cut off within a request".into())),
-                Some(read) => read?,
-            };
+        self.was_large = whole >= OWN_BUFFER_SIZE_BYTES_MIN;
+        let mut frame = if self.was_large {
+            self.large_frame(whole).await?
+        } else {
+            self.small_frame(whole).await?
         }
+        .freeze();
         let received = u64::try_from(whole).unwrap_or(u64::MAX);
         self.shard.metrics.add(Counter::BytesReceived, received);
-        let mut frame = self.take(whole).freeze();
         bytes::Buf::advance(&mut frame, 4);
         Ok(Some((frame, charge)))
+    }
+
+    /// A frame alone in its memory, so that its batch is patched and kept in place. What was read
+    /// before its size was known is copied.
+    async fn large_frame(&mut self, whole: usize) -> Result<BytesMut, End> {
+        let mut frame = BytesMut::with_capacity(whole);
+        let begun = self.buffer.len().min(whole);
+        frame.extend_from_slice(&self.buffer.split_to(begun));
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new(); // an idle connection holds no memory for it
+        }
+        while frame.len() < whole {
+            let missing = whole - frame.len();
+            let read = self.stream.read_at_most(&mut frame, missing);
+            body(rt::timeout(BODY_DEADLINE, read).await)?;
+        }
+        Ok(frame)
+    }
+
+    /// A frame cut off the front of the buffer, which it shares with its neighbours.
+    async fn small_frame(&mut self, whole: usize) -> Result<BytesMut, End> {
+        while self.buffer.len() < whole {
+            self.buffer.reserve(READ_SIZE_BYTES / 2);
+            let read = self.stream.read_some(&mut self.buffer);
+            body(rt::timeout(BODY_DEADLINE, read).await)?;
+        }
+        Ok(self.buffer.split_to(whole))
+    }
+
+    async fn read_head(&mut self) -> std::io::Result<usize> {
+        if self.was_large {
+            let missing = HEAD_SIZE - self.buffer.len();
+            self.buffer.reserve(missing);
+            return self.stream.read_at_most(&mut self.buffer, missing).await;
+        }
+        self.buffer.reserve(READ_SIZE_BYTES);
+        self.stream.read_some(&mut self.buffer).await
     }
 
     /// Size and API key of the frame at the front, checked before anything is allocated for it.
@@ -242,23 +284,14 @@ impl Requests {
             ))),
         }
     }
+}
 
-    /// Cuts the frame off. A large one gets the buffer itself, so that its batch is alone in its
-    /// memory and is patched and kept in place; what little lies behind it is copied.
-    fn take(&mut self, whole: usize) -> BytesMut {
-        if whole < OWN_BUFFER_SIZE_BYTES_MIN {
-            return self.buffer.split_to(whole);
-        }
-        let rest = BytesMut::from(self.buffer.get(whole..).unwrap_or_default());
-        let mut frame = std::mem::replace(&mut self.buffer, rest);
-        frame.truncate(whole);
-        frame
-    }
-
-    /// Reads some bytes into the buffer, with room for at least `room`.
-    async fn read(&mut self, room: usize) -> std::io::Result<usize> {
-        self.buffer.reserve(room.max(READ_SIZE_BYTES / 2));
-        self.stream.read_some(&mut self.buffer).await
+/// Checks one read of a body: it has its deadline, and the client may not leave within it.
+fn body(read: Option<std::io::Result<usize>>) -> Result<(), End> {
+    match read {
+        None => Err(End::Refused("the body of a request did not arrive".into())),
+        Some(Ok(0)) => Err(End::Refused("cut off within a request".into())),
+        Some(read) => Ok(read.map(drop)?),
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) async fn dispatch(
         local,
         received: start,
     };
+    drop(header); // its client id is a slice of the frame too
     let answer = match request {
         Request::Produce(request) => return produce::handle(ctx, request).await,
         Request::Fetch(request) => fetch::handle(&ctx, &request).await?,
