@@ -225,7 +225,7 @@ async fn destage(shard: Rc<Shard>) {
             .map(|(_, log)| DestageFacts {
                 destageable_bytes: log.destageable_bytes(),
                 undestaged_bytes: log.undestaged_bytes(),
-                pinned_entry: log.pinned_entry(),
+                undestaged_entry: log.undestaged_entry(),
             })
             .collect();
         let fill = if shard.journal.fill() > 0.5 { 900 } else { 0 };
@@ -260,14 +260,14 @@ async fn destage(shard: Rc<Shard>) {
 
 async fn checkpoint(shard: &Shard) {
     let _only_one = shard.checkpointing.acquire(1).await;
-    let pins = shard.logs.values().filter_map(|log| log.pinned_entry());
     let pending = shard.pending.borrow().first().copied();
-    let pin = pins
-        .chain(pending)
-        .fold(shard.journal.next_position(), Position::min);
+    let mut pin = shard.journal.next_position();
+    pin = pending.map_or(pin, |pending| pin.min(pending));
     let mut records = Vec::new();
     for (partition, log) in &shard.logs {
-        if let Some(found) = log.checkpoint().await {
+        let found = log.checkpoint().await.expect("the disk takes it");
+        pin = log.pinned_entry().map_or(pin, |pinned| pin.min(pinned));
+        if let Some(found) = found {
             let record = Bytes::from(found.encode());
             records.push(PartitionCheckpoint {
                 topic_partition: id(*partition),

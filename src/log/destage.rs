@@ -1,10 +1,12 @@
 //! From memory to segments: large aligned writes of durable data, sealing, and the clean stop.
 //!
 //! Runs on: the home shard, background lane.        Owner: `Log`, one at a time (`io`).
-//! Promises: only durable bytes are written, in whole blocks at aligned positions; when `destage`
-//! returns, data and index entries are flushed, and a checkpoint made now covers them.
+//! Promises: only durable bytes are written, in whole blocks at aligned positions. What is written
+//! may leave memory; it is flushed, with its index entries, by `checkpoint`, and until then the
+//! journal entries that hold it stay pinned: one flush a checkpoint, not one a write.
 //! Invariants: [whole-blocks] [sealed-closed] [producer-prefix]; [destage-durable] nothing above
-//! the durable end reaches a segment.
+//! the durable end reaches a segment; [flush-pinned] no journal entry is given up whose bytes are
+//! written and not flushed.
 //!
 //! Sealing a rolled segment, in this order: (1) its last bytes, the last block padded with zeros;
 //! (2) truncate to the exact length; (3) fdatasync; (4) index files, exact, and the producer
@@ -13,7 +15,8 @@
 //! still names the segment.
 
 use bytes::Bytes;
-use futures_util::future::try_join3;
+use futures_util::future::{FutureExt as _, try_join3};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::checkpoint::{self, LogCheckpoint, align_down, align_up};
 use super::error::Error;
@@ -33,6 +36,9 @@ use crate::model::offset::{FilePosition, Offset};
 use crate::model::record_batch::BatchHeader;
 use crate::rt::{File, IoBuf, OpenOptions, fs};
 
+/// Writes of one log in flight. More would keep the device from ever being idle, and journal flushes
+/// of some devices wait for that.
+const WRITES_AT_ONCE: usize = 2;
 /// Disk space reserved ahead of a segment: as much as it has, between these.
 const PREALLOCATION_BYTES_MIN: u64 = 256 << 10;
 const PREALLOCATION_BYTES_MAX: u64 = 16 << 20;
@@ -55,6 +61,29 @@ struct Run {
     seals: bool,
 }
 
+impl Run {
+    /// The beginning of the run, in whole blocks, if it is longer than `bytes_max`.
+    fn at_most(self, bytes_max: u64) -> Self {
+        let limit = align_down(bytes_max).max(align_up(1));
+        if self.end - self.start <= limit {
+            return self;
+        }
+        Self {
+            end: align_down(self.start + limit),
+            seals: false,
+            ..self
+        }
+    }
+}
+
+/// What of a log is written to its segment and not flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unflushed {
+    Nothing,
+    /// Bytes that the journal holds from this entry on.
+    From(Option<Position>),
+}
+
 impl Log {
     /// Bytes that `destage` would write now.
     pub fn destageable_bytes(&self) -> u64 {
@@ -67,21 +96,36 @@ impl Log {
     /// Cancel: not safe; a dropped call leaves a half-destaged run, which the next call writes
     /// again.
     pub async fn destage(&self) -> Result<Destaged, Error> {
+        self.destage_some(u64::MAX).await
+    }
+
+    /// As [`destage`](Self::destage), but about `bytes_max` bytes at most, so that the logs of a
+    /// shard take turns.
+    ///
+    /// Cancel: as `destage`.
+    pub async fn destage_some(&self, bytes_max: u64) -> Result<Destaged, Error> {
         let _files = self.io.acquire(1).await;
         self.check_failed()?;
-        let result = self.destage_runs().await;
-        if let Err(error) = &result
+        let result = self.destage_runs(bytes_max).await;
+        self.fail_unless_full(&result);
+        result
+    }
+
+    fn fail_unless_full<T>(&self, result: &Result<T, Error>) {
+        if let Err(error) = result
             && !error.is_disk_full()
         {
             self.fail(error.clone());
         }
-        result
     }
 
-    async fn destage_runs(&self) -> Result<Destaged, Error> {
+    async fn destage_runs(&self, bytes_max: u64) -> Result<Destaged, Error> {
         let mut done = Destaged::default();
         // what a block's end cuts stays in memory whole, unless memory is short
-        while let Some(run) = self.next_run(!self.context.tail_budget().has_room()) {
+        while done.written_bytes < bytes_max
+            && let Some(run) = self.next_run(!self.context.tail_budget().has_room())
+        {
+            let run = run.at_most(bytes_max - done.written_bytes);
             self.load_indexer().await?;
             self.write_run(&run).await?;
             done.written_bytes += run.end - run.start;
@@ -91,6 +135,40 @@ impl Log {
             }
         }
         Ok(done)
+    }
+
+    /// Where the log stands in its files, for the journal's checkpoint, after everything that was
+    /// written has been flushed. None while a start would find the same in the directory, and for a
+    /// failed log, whose journal entries stay pinned. Waits for a destaging that is under way.
+    ///
+    /// What [`pinned_entry`](Self::pinned_entry) says before the next await belongs to it.
+    /// Cancel: safe.
+    pub async fn checkpoint(&self) -> Result<Option<LogCheckpoint>, Error> {
+        let _files = self.io.acquire(1).await;
+        if self.failure().is_some() {
+            return Ok(None);
+        }
+        let flushed = self.flush_written().await;
+        self.fail_unless_full(&flushed);
+        flushed?;
+        let state = self.state.borrow();
+        Ok(state.is_changed.then(|| LogCheckpoint {
+            log_start: state.offsets.log_start,
+            ..state.destaged.clone()
+        }))
+    }
+
+    /// The oldest journal entry with bytes that are in no segment: what destaging or carrying frees.
+    pub fn undestaged_entry(&self) -> Option<Position> {
+        self.tail.borrow().pinned_entry()
+    }
+
+    /// The oldest journal entry that recovery would need for this log.
+    pub fn pinned_entry(&self) -> Option<Position> {
+        match self.unflushed.get() {
+            Unflushed::Nothing => self.tail.borrow().pinned_entry(),
+            Unflushed::From(pin) => pin,
+        }
     }
 
     /// With `settles`, the last partial block is written as well, padded: its batches may leave
@@ -128,11 +206,31 @@ impl Log {
     async fn write_run(&self, run: &Run) -> Result<(), Error> {
         if run.start < run.end {
             let file = self.file_for_writing(run.base, run.end).await?;
+            if self.unflushed.get() == Unflushed::Nothing {
+                let pin = self.tail.borrow().pinned_entry();
+                self.unflushed.set(Unflushed::From(pin));
+            }
             self.write_blocks(&file, run).await?;
             self.include_destaged(run.base, run.end);
-            self.flush(&file, run.base).await?;
         }
         self.publish(run);
+        Ok(())
+    }
+
+    /// Flushes what was written since the last time, data and index entries.
+    async fn flush_written(&self) -> Result<(), Error> {
+        if self.unflushed.get() == Unflushed::Nothing {
+            return Ok(());
+        }
+        self.load_indexer().await?;
+        let base = self.state.borrow().oldest_open().base;
+        let path = self.path(base, FileKind::Log);
+        let file = self
+            .context
+            .open_direct(self.key(base), &path, true)
+            .await?;
+        self.flush(&file, base).await?;
+        self.unflushed.set(Unflushed::Nothing);
         Ok(())
     }
 
@@ -181,21 +279,35 @@ impl Log {
         self.context.give_preallocation(bytes);
     }
 
+    /// Copies the run block by block and writes it; the next step is copied while the one before is
+    /// being written.
     async fn write_blocks(&self, file: &File, run: &Run) -> Result<(), Error> {
         let step = u64::try_from(self.context.limits().destage_bytes).unwrap_or(u64::MAX / 2);
+        let mut writes = FuturesUnordered::new();
         let mut position = run.start;
         while position < run.end {
             let end = run.end.min(position + align_down(step).max(align_up(1)));
-            let parts = self.tail.borrow().parts(run.base, position, end);
             let len = usize::try_from(align_up(end) - position).unwrap_or(usize::MAX);
             let mut buffer = IoBuf::alloc(len).await;
+            let parts = self.tail.borrow().parts(run.base, position, end);
             fill(
                 &mut buffer,
                 &parts,
                 usize::try_from(end - position).unwrap_or(usize::MAX),
             );
-            file.write_at(buffer, len, position).await?;
+            writes.push(file.write_at(buffer, len, position));
             position = end;
+            if writes.len() < WRITES_AT_ONCE {
+                // starts the write; its end is waited for below
+                if let Some(Some(written)) = writes.next().now_or_never() {
+                    written?;
+                }
+            } else if let Some(written) = writes.next().await {
+                written?;
+            }
+        }
+        while let Some(written) = writes.next().await {
+            written?;
         }
         Ok(())
     }
@@ -283,7 +395,7 @@ impl Log {
         Ok(())
     }
 
-    /// Everything of the run is flushed: it may leave memory, and the journal may forget it.
+    /// Everything of the run is in the file: it may leave memory.
     fn publish(&self, run: &Run) {
         {
             let mut state = self.state.borrow_mut();
@@ -339,6 +451,8 @@ impl Log {
         let log_start = state.offsets.log_start;
         let retired = state.sealed.retire_below(log_start);
         state.retired.extend(retired);
+        // nothing has been written to the next segment, and this one was flushed before it closed
+        self.unflushed.set(Unflushed::Nothing);
         Ok(())
     }
 
@@ -425,6 +539,7 @@ impl Log {
             (indexer, snapshot, state.destaged.next_offset)
         };
         self.finish_files(run.base, run.end, &indexer).await?;
+        self.unflushed.set(Unflushed::Nothing);
         Ok(fs::write_atomic(self.path(next_offset, FileKind::Snapshot), snapshot).await?)
     }
 }
@@ -478,8 +593,8 @@ pub struct DestageFacts {
     pub destageable_bytes: u64,
     /// Bytes in memory that are in no segment.
     pub undestaged_bytes: u64,
-    /// Oldest journal entry that it needs.
-    pub pinned_entry: Option<Position>,
+    /// Oldest journal entry with bytes that are in no segment.
+    pub undestaged_entry: Option<Position>,
 }
 
 /// How hard the shard is pressed.
@@ -520,7 +635,7 @@ pub fn choose(facts: &[DestageFacts], pressure: Pressure) -> Vec<(usize, Destage
         let mut pinning: Vec<(Position, usize)> = facts
             .iter()
             .enumerate()
-            .filter_map(|(index, log)| Some((log.pinned_entry?, index)))
+            .filter_map(|(index, log)| Some((log.undestaged_entry?, index)))
             .collect();
         pinning.sort_unstable();
         let urgent = if pressure.ring_fill_permille > 750 {
@@ -562,11 +677,11 @@ mod tests {
     use super::*;
 
     fn facts(destageable_bytes: u64, undestaged_bytes: u64, pinned: Option<u64>) -> DestageFacts {
-        let pinned_entry = pinned.map(Position);
+        let undestaged_entry = pinned.map(Position);
         DestageFacts {
             destageable_bytes,
             undestaged_bytes,
-            pinned_entry,
+            undestaged_entry,
         }
     }
 

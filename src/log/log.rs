@@ -21,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::checkpoint::{LogCheckpoint, align_down};
 use super::context::{LogContext, LogNumber, SegmentKey};
+use super::destage::Unflushed;
 use super::error::Error;
 use super::file_names::{FileKind, file_name};
 use super::indexer::{Indexer, MaxTimestamp};
@@ -266,6 +267,8 @@ pub struct Log {
     pub(super) tail: Rc<RefCell<Tail>>,
     /// Held by whoever changes the log's files.
     pub(super) io: Semaphore,
+    /// What destaging has written since the last flush.
+    pub(super) unflushed: Cell<Unflushed>,
     failed: RefCell<Option<Arc<Error>>>,
 }
 
@@ -308,6 +311,7 @@ impl Log {
             state: RefCell::new(state),
             tail: Tail::new(Rc::clone(context.tail_budget())),
             io: Semaphore::new(1),
+            unflushed: Cell::new(Unflushed::Nothing),
             failed: RefCell::new(None),
         })
     }
@@ -612,27 +616,9 @@ impl Log {
         self.tail.borrow_mut().set_carried(journal_entry);
     }
 
-    /// The oldest journal entry that recovery would need for this log.
-    pub fn pinned_entry(&self) -> Option<Position> {
-        self.tail.borrow().pinned_entry()
-    }
-
     /// Bytes in memory that are in no segment.
     pub fn undestaged_bytes(&self) -> u64 {
         self.tail.borrow().undestaged_bytes()
-    }
-
-    /// Where the log stands in its files, for the journal's checkpoint. None while a start would
-    /// find the same in the directory. Waits for a destaging that is under way.
-    ///
-    /// Cancel: safe.
-    pub async fn checkpoint(&self) -> Option<LogCheckpoint> {
-        let _files = self.io.acquire(1).await;
-        let state = self.state.borrow();
-        state.is_changed.then(|| LogCheckpoint {
-            log_start: state.offsets.log_start,
-            ..state.destaged.clone()
-        })
     }
 
     pub(super) fn key(&self, base: Offset) -> SegmentKey {

@@ -1,19 +1,22 @@
 //! What a shard does beside serving: destaging, checkpoints, retention, expiry of producers.
 //!
-//! Runs on: its shard, `Lane::Background`.      Owner: `Shard`.
+//! Runs on: its shard; the destager in `Lane::Commit`, because at full load its part of the core is
+//! what appends wait for, the rest in `Lane::Background`.      Owner: `Shard`.
 //! Promises: the journal's ring is freed before it is full, as long as the disk takes writes;
 //! nothing here makes an append wait except through the limits of ring and tail memory.
-//! Order: destage (data flushed) -> checkpoint durable -> ring space free. `journal` and `log` keep
-//! it.
+//! Order: destage -> flush -> checkpoint durable -> ring space free. `journal` and `log` keep it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+
 use crate::journal::checkpoint::PartitionCheckpoint;
 use crate::journal::journal::{Owner, Position};
 use crate::log::destage::{self, CARRY_BYTES_MAX, DestageAction, DestageFacts, Pressure};
+use crate::log::error::Error as LogError;
 use crate::partition::error::Error;
 use crate::partition::partition::Partition;
 use crate::rt;
@@ -21,20 +24,30 @@ use crate::rt::sync::Notify;
 use crate::shard::shard::Shard;
 use crate::telemetry::names::Counter;
 
-/// How often the destager looks, while there is something to destage.
+/// How often the destager looks, while there is nothing to destage yet.
 const DESTAGE_INTERVAL: Duration = Duration::from_millis(20);
+/// Writes of `destage.size` that a partition makes before it is the next one's turn.
+const WRITES_A_TURN: u64 = 4;
 /// Pause after a full disk before the next try.
 const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 /// A checkpoint is written at least this often while the journal moves: what a restart has to
 /// replay.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
-/// Part of the ring, in thousandths, at which a checkpoint is due at once.
+/// Part of the ring, in thousandths, below which nothing needs to be freed yet.
 const CHECKPOINT_FILL_PERMILLE: u32 = 300;
+/// Part of the ring from which on appends may soon wait: everything is freed as soon as it can be.
+const PRESSED_FILL_PERMILLE: u32 = 750;
+/// A checkpoint is worth its flushes when this part of the ring has been destaged since the last.
+const CHECKPOINT_RING_PART: u64 = 8;
+/// Logs that are flushed at the same time: their file system commits are then one.
+const FLUSHES_AT_ONCE: usize = 16;
 
 /// Partitions that a start would not find as their directories say: all that were appended to.
 #[derive(Default)]
 pub(crate) struct Changed {
     partitions: RefCell<BTreeMap<Owner, Rc<Partition>>>,
+    /// Whether the destager sleeps until something is appended.
+    is_idle: Cell<bool>,
     arrived: Notify,
     checkpointed: Cell<Position>,
     /// Control entries that are queued or durable and not yet in force in their log: a checkpoint
@@ -44,11 +57,11 @@ pub(crate) struct Changed {
 
 impl Changed {
     pub(crate) fn add(&self, partition: &Rc<Partition>) {
-        let mut partitions = self.partitions.borrow_mut();
-        if partitions.is_empty() {
+        if self.is_idle.replace(false) {
             self.arrived.notify_one();
         }
-        partitions
+        self.partitions
+            .borrow_mut()
             .entry(partition.owner())
             .or_insert_with(|| partition.clone());
     }
@@ -66,26 +79,34 @@ impl Changed {
 pub(crate) async fn destage(shard: Rc<Shard>) {
     let mut checkpoint_due = rt::now() + CHECKPOINT_INTERVAL;
     let mut seen = shard.journal.next_position();
+    let mut since = Round::default();
     loop {
-        let outcome = destage_once(&shard).await;
-        let is_due = permille(shard.journal.fill()) > CHECKPOINT_FILL_PERMILLE
-            || rt::now() >= checkpoint_due;
-        if outcome.is_ok() && is_due {
+        let Ok(round) = destage_once(&shard).await else {
+            rt::sleep(DISK_FULL_RETRY).await;
+            continue;
+        };
+        shard.storage.on_space();
+        since.add(round);
+        let fill_permille = permille(shard.journal.fill());
+        let is_time = rt::now() >= checkpoint_due;
+        if is_time || since.is_worth_a_checkpoint(fill_permille, shard.journal.capacity()) {
             if let Err(error) = checkpoint(&shard).await {
                 tracing::error!(%error, "a checkpoint could not be written");
                 rt::sleep(DISK_FULL_RETRY).await;
             }
             checkpoint_due = rt::now() + CHECKPOINT_INTERVAL;
+            since = Round::default();
         }
-        match outcome {
-            Ok(_) => shard.storage.on_space(),
-            Err(()) => rt::sleep(DISK_FULL_RETRY).await,
+        if round.did_something() {
+            rt::yield_now().await;
+            continue;
         }
         // While nothing is appended there is nothing to do but the checkpoint that is still due.
         let position = shard.journal.next_position();
-        let is_pressed = permille(shard.journal.fill()) > CHECKPOINT_FILL_PERMILLE
-            || !shard.logs.tail_budget().has_room();
-        if position == seen && outcome == Ok(false) && !is_pressed {
+        let is_pressed =
+            fill_permille > CHECKPOINT_FILL_PERMILLE || !shard.logs.tail_budget().has_room();
+        if position == seen && !is_pressed {
+            shard.changed.is_idle.set(true);
             rt::timeout(CHECKPOINT_INTERVAL, shard.changed.arrived.notified()).await;
         }
         seen = position;
@@ -93,33 +114,62 @@ pub(crate) async fn destage(shard: Rc<Shard>) {
     }
 }
 
-/// One round over the changed partitions: whether there was anything to do. `Err` when the disk is
-/// full or has failed.
-async fn destage_once(shard: &Rc<Shard>) -> Result<bool, ()> {
+/// What rounds over the partitions did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Round {
+    destaged_bytes: u64,
+    carried_count: u64,
+}
+
+impl Round {
+    fn add(&mut self, round: Self) {
+        self.destaged_bytes += round.destaged_bytes;
+        self.carried_count += round.carried_count;
+    }
+
+    const fn did_something(self) -> bool {
+        self.destaged_bytes > 0 || self.carried_count > 0
+    }
+
+    /// Whether what was done frees enough of the ring, as full as it is. Pure.
+    fn is_worth_a_checkpoint(self, fill_permille: u32, ring_bytes: u64) -> bool {
+        let is_much = self.destaged_bytes >= ring_bytes / CHECKPOINT_RING_PART;
+        fill_permille > PRESSED_FILL_PERMILLE
+            || fill_permille > CHECKPOINT_FILL_PERMILLE && (is_much || self.carried_count > 0)
+    }
+}
+
+/// One round over the changed partitions. `Err` when the disk is full or has failed.
+async fn destage_once(shard: &Rc<Shard>) -> Result<Round, ()> {
     let partitions = shard.changed.all();
     let facts: Vec<DestageFacts> = partitions
         .iter()
         .map(|p| DestageFacts {
             destageable_bytes: p.log().destageable_bytes(),
             undestaged_bytes: p.log().undestaged_bytes(),
-            pinned_entry: p.log().pinned_entry(),
+            undestaged_entry: p.log().undestaged_entry(),
         })
         .collect();
+    let destage_bytes = shard.settings().destage_bytes;
     let pressure = Pressure {
         ring_fill_permille: permille(shard.journal.fill()),
         is_tail_full: !shard.logs.tail_budget().has_room(),
-        destage_bytes: shard.settings().destage_bytes,
+        destage_bytes,
     };
-    let chosen = destage::choose(&facts, pressure);
-    let did_something = !chosen.is_empty();
-    for (index, action) in chosen {
+    let turn_bytes = destage_bytes.saturating_mul(WRITES_A_TURN);
+    let mut round = Round::default();
+    for (index, action) in destage::choose(&facts, pressure) {
         let partition = &partitions[index];
         match action {
-            DestageAction::Destage => match partition.log().destage().await {
-                Ok(done) => shard
-                    .metrics
-                    .add(Counter::DestagedBytes, done.written_bytes),
-                Err(_) if partition.is_gone() => {} // deleted since it was chosen
+            DestageAction::Destage => match partition.log().destage_some(turn_bytes).await {
+                Ok(done) => {
+                    shard
+                        .metrics
+                        .add(Counter::DestagedBytes, done.written_bytes);
+                    round.destaged_bytes += done.written_bytes;
+                }
+                // deleted meanwhile: nothing of it is needed any more
+                Err(_) if partition.is_gone() => {}
                 Err(error) => {
                     shard.storage.on_log_error(&error);
                     return Err(());
@@ -129,10 +179,11 @@ async fn destage_once(shard: &Rc<Shard>) -> Result<bool, ()> {
                 if carry(shard, partition).await.is_err() {
                     return Err(());
                 }
+                round.carried_count += 1;
             }
         }
     }
-    Ok(did_something)
+    Ok(round)
 }
 
 /// Journals the few bytes that pin old ring space again. Room is reserved before the bytes are
@@ -149,45 +200,64 @@ async fn carry(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<(), Error
         }
         None => {
             drop(reservation);
-            match partition.log().destage().await {
-                Err(error) if !partition.is_gone() => {
-                    shard.storage.on_log_error(&error);
-                    return Err(error.into());
-                }
-                _ => {} // a deleted partition pins nothing
+            if let Err(error) = partition.log().destage().await
+                && !partition.is_gone()
+            {
+                shard.storage.on_log_error(&error);
+                return Err(error.into());
             }
         }
     }
     Ok(())
 }
 
-/// Says durably what is in the segments, and frees the ring up to the oldest entry still needed.
+/// Flushes what is in the segments, says so durably, and frees the ring up to the oldest entry still
+/// needed.
 pub(crate) async fn checkpoint(shard: &Rc<Shard>) -> Result<(), Error> {
-    // Pins before records: what is destaged in between is replayed once more, which changes
-    // nothing.
-    let durable = shard.journal.durable_position();
     let partitions = shard.changed.all();
-    let pinned = partitions.iter().filter_map(|p| p.log().pinned_entry());
+    let durable = shard.journal.durable_position();
+    // What is queued from here on, and control entries that are not in force yet, stay.
     let pending = shard.changed.pending.borrow().first().copied();
-    let pin = pinned
-        .chain(pending)
-        .fold(shard.journal.next_position(), Position::min);
-    if pin.min(durable) == shard.changed.checkpointed.get() && pin != Position(0) {
+    let next = shard.journal.next_position();
+    let mut pin = pending.map_or(next, |pending| pending.min(next));
+    let unflushed = partitions.iter().filter_map(|p| p.log().undestaged_entry());
+    let reachable = unflushed.fold(pin, Position::min).min(durable);
+    if reachable == shard.changed.checkpointed.get() && reachable != Position(0) {
         return Ok(()); // nothing would be freed
     }
     let mut records = Vec::new();
-    for partition in partitions {
-        if let Some(found) = partition.log().checkpoint().await {
-            let record = found.encode().into();
-            records.push(PartitionCheckpoint {
-                topic_partition: partition.id(),
-                record,
-            });
-        }
+    let mut flushed = futures_util::stream::iter(partitions)
+        .map(flush_one)
+        .buffer_unordered(FLUSHES_AT_ONCE);
+    while let Some(outcome) = flushed.next().await {
+        let (record, pinned) = match outcome {
+            Ok(flushed) => flushed,
+            Err(error) => {
+                shard.storage.on_log_error(&error);
+                return Err(error.into());
+            }
+        };
+        records.extend(record);
+        pin = pinned.map_or(pin, |pinned| pin.min(pinned));
     }
+    drop(flushed);
     shard.journal.write_checkpoint(pin, records).await?;
     shard.changed.checkpointed.set(pin.min(durable));
     Ok(())
+}
+
+/// Flushes one log: what its files have now, and from which journal entry on they need more.
+async fn flush_one(
+    partition: Rc<Partition>,
+) -> Result<(Option<PartitionCheckpoint>, Option<Position>), LogError> {
+    let found = partition.log().checkpoint().await?;
+    // no await in between: the pin belongs to the record
+    let pinned = partition.log().pinned_entry();
+    let record = found.map(|found| PartitionCheckpoint {
+        topic_partition: partition.id(),
+        record: found.encode().into(),
+    });
+    Ok((record, pinned))
 }
 
 /// Deletes what is too old or too much, and forgets idle producers, until the task is cancelled.

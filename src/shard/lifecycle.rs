@@ -97,7 +97,7 @@ impl Shard {
             appends::run(self.clone()),
         ));
         others.push(rt::spawn(
-            Lane::Background,
+            Lane::Commit,
             "destage",
             background::destage(self.clone()),
         ));
@@ -142,7 +142,7 @@ impl Shard {
                     "the next start recovers this partition from the journal");
                 return Err(error.into());
             }
-            if let Some(found) = partition.log().checkpoint().await {
+            if let Some(found) = partition.log().checkpoint().await? {
                 let record = found.encode().into();
                 records.push(PartitionCheckpoint {
                     topic_partition: partition.id(),

@@ -125,6 +125,16 @@ pub fn create_topic(bootstrap: &str, topic: &str, partitions: i32, settings: &[(
     }
 }
 
+/// Deletes a topic.
+#[track_caller]
+pub fn delete_topic(bootstrap: &str, topic: &str) {
+    let admin = admin(bootstrap);
+    let results = block_on(admin.delete_topics(&[topic], &AdminOptions::new())).expect("answered");
+    for result in results {
+        result.expect("deleted");
+    }
+}
+
 /// An admin client.
 pub fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
     config(bootstrap, &[])
