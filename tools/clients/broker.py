@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import wire
-from programs import CACHE
+from programs import CACHE, KAFKA
 
 
 class Processes:
@@ -101,17 +101,20 @@ class Server:
 
 
 class Corelog(Server):
-    """A Corelog broker on a free port, in a data directory that goes with it unless it is given."""
+    """A Corelog broker on a free port, in a data directory that goes with it unless it is given.
+
+    `prefix` is a command that starts it (taskset), `flags` are more flags of `serve`.
+    """
 
     good_codes = (0,)
 
-    def __init__(self, binary, data=None, log=CACHE / "broker.log"):
+    def __init__(self, binary, data=None, log=CACHE / "broker.log", prefix=(), flags=("--admin", "off")):
         self.temporary = data is None
         self.data = Path(data or tempfile.mkdtemp(prefix="data-", dir=CACHE))
         if self.temporary:
             TEMPORARY.add(self.data)
         bootstrap = "127.0.0.1:%d" % free_port()
-        command = [binary, "serve", "--listen", bootstrap, "--data-dir", str(self.data), "--admin", "off"]
+        command = [*prefix, binary, "serve", "--listen", bootstrap, "--data-dir", str(self.data), *flags]
         super().__init__(command, bootstrap, log)
 
     def stop(self):
@@ -119,6 +122,42 @@ class Corelog(Server):
         if self.temporary:
             shutil.rmtree(self.data, ignore_errors=True)
         return wrong
+
+
+class Kafka(Server):
+    """Apache Kafka on a free port, one node as broker and controller; formats the directory if it is new.
+
+    `java` is the JVM with its flags and Kafka's jars, `prefix` a command that starts it (taskset); `settings`
+    are added to server.properties, which is written beside the log.
+    """
+
+    good_codes, stop_seconds = (0, 143), 60
+
+    def __init__(self, data, log, java=KAFKA, prefix=(), settings=()):
+        port, controller = free_port(), free_port()
+        self.data = Path(data)
+        self.settings = {
+            "process.roles": "broker,controller", "node.id": 1,
+            "controller.quorum.voters": "1@127.0.0.1:%d" % controller,
+            "listeners": "PLAINTEXT://127.0.0.1:%d,CONTROLLER://127.0.0.1:%d" % (port, controller),
+            "advertised.listeners": "PLAINTEXT://127.0.0.1:%d" % port,
+            "controller.listener.names": "CONTROLLER", "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "log.dirs": data, "offsets.topic.replication.factor": 1,
+            **dict(settings),
+        }
+        config = log.with_name("server.properties")
+        config.write_text("".join("%s=%s\n" % setting for setting in self.settings.items()))
+        if not (self.data / "meta.properties").exists():
+            self.format(config)
+        super().__init__([*prefix, *java, "kafka.Kafka", str(config)], "127.0.0.1:%d" % port, log)
+
+    @staticmethod
+    def format(config):
+        tool = KAFKA + ["kafka.tools.StorageTool", "format", "-t", "AAAAAAAAQACAAAAAAAAAAQ", "-c", str(config)]
+        done = subprocess.run(tool, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        if done.returncode:
+            raise OSError("kafka.tools.StorageTool: " + done.stdout[-300:])
 
 
 def await_broker(bootstrap, server, seconds=30):

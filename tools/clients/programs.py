@@ -17,8 +17,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 CACHE = TARGET / "clients"
-JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m",
-        "-Dlog4j2.configurationFile=%s" % (HERE / "java" / "log4j2.properties")]
+JAVA_LIBRARIES = ["-cp", "%s/*" % (CACHE / "java" / "libs")]
+JAVA_LOGGING = "-Dlog4j2.configurationFile=%s" % (HERE / "java" / "log4j2.properties")
+JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", JAVA_LOGGING]
+KAFKA = JAVA[:3] + ["-Xmx512m", JAVA_LOGGING] + JAVA_LIBRARIES  # Kafka's programs, started for a moment
 RECORD = ("partition", "offset", "timestamp", "key", "value", "headers")
 
 
