@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use crate::rt::net::{TcpListener, TcpStream};
 use crate::rt::{self, Lane};
 use crate::shard::shard::Shard;
+use crate::telemetry::exposition;
 
 const REQUEST_SIZE_BYTES_MAX: usize = 8 << 10;
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -55,7 +56,7 @@ async fn answer(shard: &Rc<Shard>, stream: &TcpStream) -> std::io::Result<()> {
     let (status, kind, body) = match parse(&request) {
         Some("/metrics") => {
             let text = shard.metrics_text().await;
-            ("200 OK", "text/plain; version=0.0.4; charset=utf-8", text)
+            ("200 OK", exposition::CONTENT_TYPE, text)
         }
         Some("/healthz") => match shard.complaints().await {
             complaints if complaints.is_empty() => ("200 OK", TEXT, "ok\n".to_owned()),

@@ -59,6 +59,8 @@ pub struct Claim {
 pub struct RosterStats {
     /// Groups.
     pub groups: usize,
+    /// Rebalances completed: assignments that are durable.
+    pub rebalances: u64,
     /// Members, and member ids given out that have not come back.
     pub members: usize,
     /// Committed offsets.
@@ -80,6 +82,7 @@ pub struct Roster {
     outputs: Vec<Output>,
     unattended: BTreeSet<i32>,
     member_count: usize,
+    rebalances: u64,
     member_bytes: usize,
     last_number: u64,
 }
@@ -94,6 +97,7 @@ impl Roster {
             outputs: Vec::new(),
             unattended: BTreeSet::new(),
             member_count: 0,
+            rebalances: 0,
             member_bytes: 0,
             last_number: 0,
         }
@@ -132,6 +136,7 @@ impl Roster {
     pub fn stats(&self) -> RosterStats {
         let mut stats = RosterStats {
             members: self.member_count,
+            rebalances: self.rebalances,
             ..RosterStats::default()
         };
         for partition in self.partitions.values() {
@@ -576,9 +581,12 @@ impl Roster {
         ticket: StoreTicket,
         outcome: Result<(), ErrorCode>,
     ) {
-        self.turn(now, index, id, |group, turn| {
+        let is_stable = self.turn(now, index, id, |group, turn| {
+            let before = group.state();
             group.on_stored(turn, ticket, outcome);
+            before != State::Stable && group.state() == State::Stable
         });
+        self.rebalances += u64::from(is_stable);
     }
 
     // ------------------------------------------------------------------ the log

@@ -365,7 +365,7 @@ impl Journal {
 
     /// Counters since the journal was opened.
     pub fn stats(&self) -> JournalStats {
-        self.shared().state.borrow().stats.clone()
+        self.shared().state.borrow().stats
     }
 
     /// The directory of the ring.

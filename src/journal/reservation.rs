@@ -17,6 +17,9 @@ use crate::journal::entry::ENTRY_HEADER_BYTES;
 use crate::journal::error::JournalError;
 use crate::journal::journal::{Shared, State};
 use crate::journal::ring::RoomClass;
+use crate::rt::{Instant, now};
+use crate::telemetry::metrics;
+use crate::telemetry::names::Summary;
 
 /// Who waits, by line.
 #[derive(Default)]
@@ -124,6 +127,8 @@ pub struct Reserve {
     payload_bytes: usize,
     /// Place in the line, once it had to wait.
     ticket: Option<u64>,
+    /// Since when.
+    waiting_since: Option<Instant>,
 }
 
 impl Reserve {
@@ -133,6 +138,7 @@ impl Reserve {
             class,
             payload_bytes,
             ticket: None,
+            waiting_since: None,
         }
     }
 
@@ -172,6 +178,7 @@ impl Future for Reserve {
         if !is_turn || !has_queue_room || !state.ring.has_room(charge, class) {
             if this.ticket.is_none() {
                 state.stats.waits += 1;
+                this.waiting_since = Some(now());
             }
             this.ticket = Some(state.waiters.wait(class, this.ticket, context.waker()));
             return Poll::Pending;
@@ -180,6 +187,9 @@ impl Future for Reserve {
         state.queue_bytes += len;
         this.leave(&mut state);
         drop(state);
+        if let Some(since) = this.waiting_since {
+            metrics::local().observe_time(Summary::JournalWait, since.elapsed());
+        }
         Poll::Ready(Ok(Reservation {
             shared,
             payload_bytes: len,

@@ -1,18 +1,16 @@
 //! What a journal counts about itself, for metrics.
 //!
-//! Pure: no async, no clock, no IO.        Owner: `Journal`.
+//! Runs on: the home shard.        Owner: `Journal`.
+//! Distributions (flush latency, sizes) go straight into the shard's metrics, which forget what is
+//! older than two minutes; here are sums since the journal was opened.
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
+use crate::telemetry::metrics;
+use crate::telemetry::names::Summary;
 
-/// Latencies above this are counted as this.
-const LATENCY_US_MAX: u64 = 60_000_000;
-/// Block sizes above this are counted as this.
-const BLOCK_BYTES_MAX: u64 = 1 << 32;
-
-/// Counters since the journal was opened. Copies are cheap enough for a scrape, not for a request.
-#[derive(Clone, Debug)]
+/// Counters since the journal was opened.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct JournalStats {
     /// Blocks that are durable, empty ones included.
     pub blocks: u64,
@@ -26,28 +24,6 @@ pub struct JournalStats {
     pub written_bytes: u64,
     /// Times that somebody had to wait for room or for the queue.
     pub waits: u64,
-    /// Microseconds from the start of a block's write to its completion.
-    pub flush_us: Histogram<u64>,
-    /// Bytes of each block on disk.
-    pub block_bytes: Histogram<u64>,
-}
-
-impl Default for JournalStats {
-    fn default() -> Self {
-        let histogram = |max| {
-            Histogram::new_with_bounds(1, max, 2).expect("two digits from 1 is a valid range")
-        };
-        Self {
-            blocks: 0,
-            empty_blocks: 0,
-            entries: 0,
-            payload_bytes: 0,
-            written_bytes: 0,
-            waits: 0,
-            flush_us: histogram(LATENCY_US_MAX),
-            block_bytes: histogram(BLOCK_BYTES_MAX),
-        }
-    }
 }
 
 impl JournalStats {
@@ -57,8 +33,11 @@ impl JournalStats {
         self.entries += entries;
         self.payload_bytes += payload;
         self.written_bytes += bytes;
-        self.flush_us
-            .saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
-        self.block_bytes.saturating_record(bytes);
+        let metrics = metrics::local();
+        metrics.observe_time(Summary::FlushLatency, took);
+        if entries > 0 {
+            metrics.observe(Summary::CommitBytes, bytes);
+            metrics.observe(Summary::CommitEntries, entries);
+        }
     }
 }

@@ -38,6 +38,8 @@ use crate::model::offset::{FilePosition, Offset};
 use crate::model::record;
 use crate::model::record_batch::{BatchHeader, set_base_offset_and_epoch};
 use crate::rt::sync::Semaphore;
+use crate::telemetry::metrics;
+use crate::telemetry::names::Counter;
 
 /// Decompressed size up to which the record of a transaction marker is read.
 const MARKER_BYTES_MAX: usize = 4096;
@@ -232,6 +234,7 @@ impl State {
         );
         self.open
             .push_back(OpenSegment::new(base, settings, now_ms));
+        metrics::local().increment(Counter::SegmentsRolled);
     }
 
     /// Entries of the oldest open segment that are in its index files.

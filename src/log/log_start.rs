@@ -16,6 +16,8 @@ use crate::journal::entry::{Entry, EntryKind, Payload};
 use crate::model::ids::LeaderEpoch;
 use crate::model::offset::Offset;
 use crate::rt::fs;
+use crate::telemetry::metrics;
+use crate::telemetry::names::Counter;
 
 impl Log {
     /// Where `retention.ms` and `retention.bytes` want the log to start; none when nothing is to
@@ -136,6 +138,7 @@ impl Log {
             };
             self.delete_segment(&segment).await?;
             self.state.borrow_mut().retired.remove(0);
+            metrics::local().increment(Counter::SegmentsDeleted);
             deleted_bytes += segment.size_bytes;
         }
     }

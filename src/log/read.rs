@@ -20,7 +20,9 @@ use super::open::{index_segment, read_indexes, write_indexes};
 use super::scan::{CHUNK_BYTES_SMALL, Scan, Scanned, SegmentFile};
 use super::segments::SealedSegment;
 use crate::model::offset::{FilePosition, Offset};
-use crate::rt::SharedFile;
+use crate::rt::{Instant, SharedFile, now};
+use crate::telemetry::metrics;
+use crate::telemetry::names::Summary;
 
 /// Bytes of the open segment that one plan reads into memory at most, unless one batch is larger.
 const DIRECT_BYTES_MAX: usize = 1 << 20;
@@ -58,12 +60,21 @@ pub struct ReadPlan {
     pub parts: Vec<ReadPart>,
     /// Bytes of all of them.
     pub size_bytes: u64,
+    /// Whether they come out of a segment file, and not out of the tail in memory.
+    pub is_cold: bool,
 }
 
 impl ReadPlan {
     fn push(&mut self, part: ReadPart) {
         self.size_bytes += part.size_bytes();
         self.parts.push(part);
+    }
+
+    /// A plan out of a file, looked for since `started`.
+    fn cold(mut self, started: Instant) -> Self {
+        self.is_cold = true;
+        metrics::local().observe_time(Summary::ColdReadLatency, started.elapsed());
+        self
     }
 
     /// Whether there is nothing to send.
@@ -131,17 +142,22 @@ impl Log {
                 upper_bound,
                 min_one_batch,
             };
-            match self.place_of(&bounds) {
+            let place = match self.place_of(&bounds) {
                 Place::Memory(plan) => return Ok(plan),
                 Place::End => return Ok(ReadPlan::default()),
+                cold => cold,
+            };
+            let started = now();
+            match place {
+                Place::Memory(_) | Place::End => unreachable!("returned above"),
                 Place::Open { base, end } => match self.read_open(base, end, &bounds).await {
-                    Ok(Some(plan)) => return Ok(plan),
+                    Ok(Some(plan)) => return Ok(plan.cold(started)),
                     _ if self.was_sealed(base) => {}
                     Ok(None) => from = self.offset_behind_open(from),
                     Err(error) => return Err(error),
                 },
                 Place::Sealed(segment) => match self.read_sealed(&segment, &bounds).await {
-                    Ok(Some(plan)) => return Ok(plan),
+                    Ok(Some(plan)) => return Ok(plan.cold(started)),
                     Ok(None) => from = segment.next_offset,
                     Err(error) => {
                         self.check_range(start)?; // retention may have taken it meanwhile

@@ -173,6 +173,13 @@ pub fn available() -> usize {
     Budget::current().semaphore.available()
 }
 
+/// Bytes of I/O buffers that this shard has handed out, and may hand out at most.
+pub fn usage() -> (usize, usize) {
+    let budget = Budget::current();
+    let available = budget.semaphore.available();
+    (budget.total.saturating_sub(available), budget.total)
+}
+
 pub(super) fn round_up(len: usize) -> usize {
     len.max(1).next_multiple_of(ALIGNMENT)
 }

@@ -122,7 +122,10 @@ pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, stream
     match end {
         End::Quiet => {}
         End::Io(error) => tracing::debug!(%peer, %error, "connection lost"),
-        End::Refused(reason) => tracing::warn!(%peer, reason, "connection closed"),
+        End::Refused(reason) => {
+            shard.metrics.increment(Counter::ConnectionsRefused);
+            tracing::warn!(%peer, reason, "connection closed");
+        }
     }
     writing.await;
     shard.metrics.lower(Gauge::Connections, 1);

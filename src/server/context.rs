@@ -1,5 +1,6 @@
 //! What a handler knows about the request besides its body.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -29,9 +30,16 @@ pub(crate) struct RequestContext {
     pub(crate) local: SocketAddr,
     /// When the frame was complete.
     pub(crate) received: Instant,
+    /// Whether the answer refuses the request or a part of it; for the metrics.
+    pub(crate) has_error: Cell<bool>,
 }
 
 impl RequestContext {
+    /// The answer refuses the request or a part of it.
+    pub(crate) fn note_error(&self) {
+        self.has_error.set(true);
+    }
+
     /// The broker's settings.
     pub(crate) fn config(&self) -> Rc<BrokerConfig> {
         self.shard.config()

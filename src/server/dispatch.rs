@@ -3,6 +3,7 @@
 //! Promises: a version that is not served, or a body that does not decode, ends the connection as
 //! in Kafka; ApiVersions alone answers what it does not know (KIP-511).
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -51,6 +52,7 @@ pub(crate) async fn dispatch(
         peer,
         local,
         received: start,
+        has_error: Cell::new(false),
     };
     drop(header); // its client id is a slice of the frame too
     let answer = match request {
@@ -60,7 +62,7 @@ pub(crate) async fn dispatch(
     };
     shard
         .metrics
-        .observe_request(api.name(), start.elapsed(), false);
+        .observe_request(api.name(), start.elapsed(), ctx.has_error.get());
     Ok(ready(answer))
 }
 
@@ -81,6 +83,9 @@ fn broken(error: crate::wire::EncodeError) -> End {
 type Encoded = Result<Bytes, crate::wire::EncodeError>;
 
 fn encode<R: ColdResponse>(ctx: &RequestContext, response: R) -> Encoded {
+    if response.has_error() {
+        ctx.note_error();
+    }
     messages::encode_response(ctx.version, ctx.correlation_id, response)
 }
 

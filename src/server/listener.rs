@@ -8,7 +8,7 @@ use crate::rt::{self, Lane};
 use crate::server::connection;
 use crate::server::fetch_session::SharedSessions;
 use crate::shard::shard::Shard;
-use crate::telemetry::names::Gauge;
+use crate::telemetry::names::{Counter, Gauge};
 
 /// Pause after a failed accept, so that a shortage of descriptors does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -21,10 +21,12 @@ pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, listen
     loop {
         match listener.accept().await {
             Ok(stream) if shard.metrics.gauge(Gauge::Connections) >= limit => {
+                shard.metrics.increment(Counter::ConnectionsRefused);
                 tracing::warn!(limit, "max.connections reached: a new connection is closed");
                 drop(stream);
             }
             Ok(stream) => {
+                shard.metrics.increment(Counter::ConnectionsAccepted);
                 drop(stream.set_nodelay(true)); // a socket that is gone already says so when read
                 rt::spawn(
                     Lane::Network,

@@ -93,18 +93,22 @@ async fn append(shard: &Rc<Shard>, part: AppendPart) -> Result<(Rc<Partition>, A
     room(shard, shard.logs.tail_budget().wait_for_room()).await?;
     prepare(shard, &partition).await?;
     let reservation = room(shard, shard.journal.reserve(batch.bytes.len())).await??;
+    let (records, bytes) = (batch.header.record_count, batch.bytes.len());
     // From here to `enqueue` there is no await: the order of offsets is the order in the journal.
     match partition.append_as_leader(batch, log_append_time_ms, rt::unix_ms())? {
         Accepted::Duplicate {
             appended,
             next_offset,
-        } => Ok((
-            partition,
-            Admitted {
-                appended,
-                next_offset,
-            },
-        )),
+        } => {
+            shard.metrics.increment(Counter::DuplicateBatches);
+            Ok((
+                partition,
+                Admitted {
+                    appended,
+                    next_offset,
+                },
+            ))
+        }
         Accepted::New {
             appended,
             next_offset,
@@ -116,6 +120,11 @@ async fn append(shard: &Rc<Shard>, part: AppendPart) -> Result<(Rc<Partition>, A
             partition.log().on_enqueued(position);
             shard.changed.add(&partition);
             shard.metrics.increment(Counter::ProducedBatches);
+            let count = |count: Option<u64>| count.unwrap_or(0);
+            let records = count(u64::try_from(records).ok());
+            shard.metrics.add(Counter::ProducedRecords, records);
+            let bytes = count(u64::try_from(bytes).ok());
+            shard.metrics.add(Counter::ProducedBytes, bytes);
             Ok((
                 partition,
                 Admitted {

@@ -90,6 +90,12 @@ impl Shard {
         }
     }
 
+    /// Groups coordinated here, and rebalances that they have completed since the start.
+    pub(crate) fn group_counts(&self) -> (usize, u64) {
+        let stats = self.groups.coordinator.get().map(GroupCoordinator::stats);
+        stats.map_or((0, 0), |stats| (stats.groups, stats.rebalances))
+    }
+
     /// Every committed offset of the groups coordinated here: group, topic, partition, offset.
     pub(crate) fn for_each_committed(&self, visit: impl FnMut(&str, &str, i32, i64)) {
         if let Some(coordinator) = self.groups.coordinator.get() {

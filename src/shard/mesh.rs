@@ -15,6 +15,8 @@ use crate::model::ids::ShardId;
 use crate::rt::cross::{self, TrySendError};
 use crate::rt::sync::{Permit, Semaphore, oneshot};
 use crate::shard::calls::{ShardCall, ShardReply};
+use crate::telemetry::metrics;
+use crate::telemetry::names::Counter;
 
 /// Calls that one shard may have open at another.
 pub const CALLS_IN_FLIGHT_MAX: usize = 1024;
@@ -166,7 +168,7 @@ impl Peer {
         let (waiter, receiver) = oneshot::oneshot();
         let slot = self.slots.borrow_mut().take(waiter, permit);
         match self.calls.borrow_mut().try_send(Envelope { slot, call }) {
-            Ok(()) => {}
+            Ok(()) => metrics::local().increment(Counter::MeshCalls),
             Err(TrySendError::Closed(_)) => self.slots.borrow_mut().give_up(slot),
             Err(TrySendError::Full(_)) => panic!("[reply-room] a place for every permit"),
         }

@@ -103,6 +103,11 @@ impl Shard {
         let journal = self.journal.stats();
         metrics.set_counter(Counter::Commits, journal.blocks);
         metrics.set_counter(Counter::JournalBytes, journal.written_bytes);
+        let (groups, rebalances) = self.group_counts();
+        metrics.set(Gauge::Groups, count(groups));
+        metrics.set_counter(Counter::Rebalances, rebalances);
+        let (used, limit) = rt::io_buf::usage();
+        metrics.set_pool(Pool::Disk, count(used), count(limit));
         let tail = self.logs.tail_budget();
         metrics.set_pool(
             Pool::Tail,

@@ -24,12 +24,30 @@ use crate::rt::sync::Notify;
 use crate::rt::{self, Instant};
 use crate::shard::calls::{PartitionSize, ShardCall};
 use crate::shard::shard::Shard;
+use crate::telemetry::metrics::ShardMetrics;
+use crate::telemetry::names::{Counter, Gauge};
 
 /// Waits of other shards' fetches on partitions at home here.
 #[derive(Default)]
 pub(crate) struct Waits {
     open: RefCell<HashMap<(ShardId, u64), Rc<Notify>>>,
     next_id: Cell<u64>,
+}
+
+/// A fetch that waits, as long as it does.
+struct Waiting(Rc<ShardMetrics>);
+
+impl Waiting {
+    fn new(metrics: &Rc<ShardMetrics>) -> Self {
+        metrics.raise(Gauge::WaitingFetches, 1);
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.lower(Gauge::WaitingFetches, 1);
+    }
 }
 
 impl Shard {
@@ -51,6 +69,13 @@ impl Shard {
                 Ok(partition) => partition.read(&part).await,
                 Err(error) => Err(error),
             });
+            if let Some(Ok(read)) = fetched.last() {
+                let source = match read.plan.is_cold {
+                    true => Counter::FetchedFileBytes,
+                    false => Counter::FetchedMemoryBytes,
+                };
+                self.metrics.add(source, read.plan.size_bytes);
+            }
         }
         fetched
     }
@@ -161,6 +186,7 @@ impl Shard {
     /// Cancel: safe; waits left at other shards end at the deadline.
     pub async fn await_data(&self, seen: Vec<(TopicPartition, Offset)>, deadline: Instant) {
         let wait = deadline.saturating_since(rt::now());
+        let _waiting = Waiting::new(&self.metrics);
         let wait_id = self.waits.next_id.get();
         self.waits.next_id.set(wait_id + 1);
         let mut mine = Vec::new();

@@ -1,27 +1,18 @@
-//! Snapshots of all shards -> the text of `GET /metrics`.
+//! Snapshots of all shards -> the text of `GET /metrics`, Prometheus' text format 0.0.4.
 //!
 //! Pure: no async, no clock, no IO.
 //! Every metric has a line per shard (`shard="0"`) and one for all of them (`shard="total"`):
-//! quantiles cannot be added up by whoever reads them, so the broker merges the values themselves.
-//!
-//! The text is written by prometheus-client, from a collector over the snapshots: its own metric
-//! types are shared atomics, which shards do not touch. It has no summary type, so quantiles are a
-//! gauge with the label `quantile`, beside `..._count` and `..._sum`, which only grow, as in
-//! Prometheus' own summaries.
+//! quantiles cannot be added up by whoever reads them, so the broker merges the values itself.
+//! A summary's quantiles are of the last one to two minutes, its count and sum since the start.
 
-use std::fmt;
-
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
+use std::fmt::Write as _;
 
 use crate::telemetry::distribution::Distribution;
 use crate::telemetry::metrics::{ApiMetrics, ShardSnapshot};
 use crate::telemetry::names::{Counter, Gauge, Pool, Summary};
 
 /// The content type of the text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const QUANTILES: [(f64, &str); 4] = [(0.5, "0.5"), (0.99, "0.99"), (0.999, "0.999"), (1.0, "1")];
 
@@ -38,131 +29,115 @@ pub struct BrokerFacts {
 
 /// Renders the text.
 pub fn render(facts: &BrokerFacts, shards: &[ShardSnapshot]) -> String {
-    let mut sources: Vec<(String, ShardSnapshot)> = shards
-        .iter()
-        .map(|shard| (shard.shard.to_string(), shard.clone()))
-        .collect();
-    sources.push(("total".to_owned(), ShardSnapshot::total(shards)));
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape {
-        facts: facts.clone(),
-        sources,
-    }));
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => text,
-        // writing to a string does not fail
-        Err(fmt::Error) => String::new(),
+    let total = ShardSnapshot::total(shards);
+    let names: Vec<String> = shards.iter().map(|shard| shard.shard.to_string()).collect();
+    let mut sources: Vec<(&str, &ShardSnapshot)> =
+        names.iter().map(String::as_str).zip(shards).collect();
+    sources.push(("total", &total));
+    let mut text = Text::default();
+    text.facts(facts);
+    text.numbers(&sources);
+    text.pools(&sources);
+    for summary in Summary::ALL {
+        let name = summary.name();
+        text.head(name, "summary", summary.help());
+        for (shard, snapshot) in &sources {
+            if let Some(values) = snapshot.summaries.get(summary.index()) {
+                text.summary(name, &[("shard", shard)], values, summary.is_time());
+            }
+        }
     }
+    text.requests(&sources);
+    text.lags(&total);
+    text.0
 }
 
-/// What one scrape shows.
-#[derive(Debug)]
-struct Scrape {
-    facts: BrokerFacts,
-    /// Value of the label `shard`, and its snapshot.
-    sources: Vec<(String, ShardSnapshot)>,
-}
+/// `(name, value)` pairs.
+type Labels<'a> = [(&'a str, &'a str)];
 
 /// Used or allowed bytes out of a pool's pair.
 type PickBytes = fn((u64, u64)) -> u64;
 
-type Labels<'a, const N: usize> = [(&'a str, &'a str); N];
+/// The text so far. Writing to a string does not fail, so what `write!` returns is dropped.
+#[derive(Default)]
+struct Text(String);
 
-fn counter<L: EncodeLabelSet>(
-    metric: &mut MetricEncoder<'_>,
-    labels: &L,
-    value: u64,
-) -> fmt::Result {
-    metric
-        .encode_family(labels)?
-        .encode_counter::<NoLabelSet, _, u64>(&value, None)
-}
-
-fn gauge<L: EncodeLabelSet>(metric: &mut MetricEncoder<'_>, labels: &L, value: u64) -> fmt::Result {
-    // gauges are signed in the text; none of ours comes near the limit
-    let value = i64::try_from(value).unwrap_or(i64::MAX);
-    metric.encode_family(labels)?.encode_gauge(&value)
-}
-
-fn gauge_f64<L: EncodeLabelSet>(
-    metric: &mut MetricEncoder<'_>,
-    labels: &L,
-    value: f64,
-) -> fmt::Result {
-    metric.encode_family(labels)?.encode_gauge(&value)
-}
-
-impl Collector for Scrape {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.encode_facts(&mut encoder)?;
-        self.encode_counters(&mut encoder)?;
-        self.encode_gauges(&mut encoder)?;
-        self.encode_pools(&mut encoder)?;
-        for summary in Summary::ALL {
-            let place = summary.index();
-            let rows = self.sources.iter().filter_map(|(shard, snapshot)| {
-                let values = snapshot.summaries.get(place)?;
-                Some(([("shard", shard.as_str())], values))
-            });
-            let rows: Vec<_> = rows.collect();
-            encode_summary(
-                &mut encoder,
-                summary.name(),
-                summary.help(),
-                summary.is_time(),
-                &rows,
-            )?;
-        }
-        self.encode_requests(&mut encoder)?;
-        self.encode_lags(&mut encoder)
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
-}
 
-impl Scrape {
-    fn encode_facts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let node_id = self.facts.node_id.to_string();
-        let labels: Labels<'_, 3> = [
+    /// A counter's name ends in `_total`, in its head and in its samples.
+    fn counter_head(&mut self, name: &str, help: &str) -> String {
+        let name = format!("{name}_total");
+        self.head(&name, "counter", help);
+        name
+    }
+
+    fn sample(&mut self, name: &str, labels: &Labels<'_>, value: impl std::fmt::Display) {
+        self.0.push_str(name);
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let open = if index == 0 { '{' } else { ',' };
+            let _ = write!(self.0, "{open}{label}=\"{}\"", escaped(text));
+        }
+        let close = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{close} {value}");
+    }
+
+    fn summary(&mut self, name: &str, labels: &Labels<'_>, values: &Distribution, is_time: bool) {
+        let recent = values.recent();
+        for (quantile, text) in QUANTILES {
+            let labels = [labels, &[("quantile", text)]].concat();
+            if recent.is_empty() {
+                self.sample(name, &labels, "NaN"); // as Prometheus' own libraries say "no values"
+            } else {
+                self.sample(
+                    name,
+                    &labels,
+                    shown(recent.value_at_quantile(quantile), is_time),
+                );
+            }
+        }
+        self.sample(&format!("{name}_sum"), labels, shown(values.sum(), is_time));
+        self.sample(&format!("{name}_count"), labels, values.count());
+    }
+
+    fn facts(&mut self, facts: &BrokerFacts) {
+        let node_id = facts.node_id.to_string();
+        let labels = [
             ("version", env!("CARGO_PKG_VERSION")),
             ("node_id", &node_id),
-            ("cluster_id", &self.facts.cluster_id),
+            ("cluster_id", &facts.cluster_id),
         ];
-        let help = "What runs here; the value is always 1";
-        let mut metric =
-            encoder.encode_descriptor("corelog_build", help, None, MetricType::Gauge)?;
-        gauge(&mut metric, &labels, 1)?;
+        self.head(
+            "corelog_build",
+            "gauge",
+            "What runs here; the value is always 1",
+        );
+        self.sample("corelog_build", &labels, 1);
         let help = "Seconds since every shard accepted connections";
-        let mut metric =
-            encoder.encode_descriptor("corelog_uptime_seconds", help, None, MetricType::Gauge)?;
-        let uptime = i64::try_from(self.facts.uptime_seconds).unwrap_or(i64::MAX);
-        metric.encode_gauge(&uptime)
+        self.head("corelog_uptime_seconds", "gauge", help);
+        self.sample("corelog_uptime_seconds", &[], facts.uptime_seconds);
     }
 
-    fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn numbers(&mut self, sources: &[(&str, &ShardSnapshot)]) {
         for kind in Counter::ALL {
-            let mut metric =
-                encoder.encode_descriptor(kind.name(), kind.help(), None, MetricType::Counter)?;
-            for (shard, snapshot) in &self.sources {
+            let name = self.counter_head(kind.name(), kind.help());
+            for (shard, snapshot) in sources {
                 let value = snapshot.counters.get(kind.index()).copied().unwrap_or(0);
-                counter(&mut metric, &[("shard", shard.as_str())], value)?;
+                self.sample(&name, &[("shard", shard)], value);
             }
         }
-        Ok(())
-    }
-
-    fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for kind in Gauge::ALL {
-            let mut metric =
-                encoder.encode_descriptor(kind.name(), kind.help(), None, MetricType::Gauge)?;
-            for (shard, snapshot) in &self.sources {
+            self.head(kind.name(), "gauge", kind.help());
+            for (shard, snapshot) in sources {
                 let value = snapshot.gauges.get(kind.index()).copied().unwrap_or(0);
-                gauge(&mut metric, &[("shard", shard.as_str())], value)?;
+                self.sample(kind.name(), &[("shard", shard)], value);
             }
         }
-        Ok(())
     }
 
-    fn encode_pools(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn pools(&mut self, sources: &[(&str, &ShardSnapshot)]) {
         let metrics: [(&str, &str, PickBytes); 2] = [
             (
                 "corelog_memory_used_bytes",
@@ -176,77 +151,67 @@ impl Scrape {
             ),
         ];
         for (name, help, pick) in metrics {
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for (shard, snapshot) in &self.sources {
+            self.head(name, "gauge", help);
+            for (shard, snapshot) in sources {
                 for (pool, value) in Pool::ALL.iter().zip(snapshot.pools) {
-                    let labels: Labels<'_, 2> = [("shard", shard), ("pool", pool.label())];
-                    gauge(&mut metric, &labels, pick(value))?;
+                    self.sample(
+                        name,
+                        &[("shard", shard), ("pool", pool.label())],
+                        pick(value),
+                    );
                 }
             }
         }
-        Ok(())
     }
 
-    /// Each shard's APIs, by the labels `shard` and `api`.
-    fn api_rows(&self) -> Vec<(Labels<'_, 2>, &ApiMetrics)> {
-        let row = |shard, api: &'static str| [("shard", shard), ("api", api)];
-        let sources = self.sources.iter();
-        let rows = sources.flat_map(|(shard, snapshot)| {
-            snapshot
-                .apis
-                .iter()
-                .map(move |api| (row(shard.as_str(), api.name), api))
-        });
-        rows.collect()
-    }
-
-    fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let rows = self.api_rows();
-        let help = "Requests answered with an error on the whole request";
-        let mut metric =
-            encoder.encode_descriptor("corelog_request_errors", help, None, MetricType::Counter)?;
-        for (labels, api) in &rows {
-            counter(&mut metric, labels, api.errors)?;
-        }
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(labels, api)| (*labels, &api.latency))
+    fn requests(&mut self, sources: &[(&str, &ShardSnapshot)]) {
+        let sources = sources.iter();
+        let rows: Vec<([(&str, &str); 2], &ApiMetrics)> = sources
+            .flat_map(|(shard, snapshot)| {
+                let apis = snapshot.apis.iter();
+                apis.map(move |api| ([("shard", *shard), ("api", api.name)], api))
+            })
             .collect();
-        let help = "Requests answered";
-        let mut metric =
-            encoder.encode_descriptor("corelog_requests", help, None, MetricType::Counter)?;
-        for (labels, latency) in &rows {
-            counter(&mut metric, labels, latency.count())?;
+        let help = "Requests answered with an error, for the whole or for a part of them";
+        let name = self.counter_head("corelog_request_errors", help);
+        for (labels, api) in &rows {
+            self.sample(&name, labels, api.errors);
         }
-        let help = "Time from a request's last byte to its answer";
-        encode_summary(
-            encoder,
-            "corelog_request_latency_seconds",
-            help,
-            true,
-            &rows,
-        )
+        let name = self.counter_head("corelog_requests", "Requests answered");
+        for (labels, api) in &rows {
+            self.sample(&name, labels, api.latency.count());
+        }
+        let name = "corelog_request_latency_seconds";
+        self.head(
+            name,
+            "summary",
+            "Time from a request's last byte to its answer",
+        );
+        for (labels, api) in &rows {
+            self.summary(name, labels, &api.latency, true);
+        }
     }
 
-    fn encode_lags(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn lags(&mut self, total: &ShardSnapshot) {
         let help = "Records between a group's committed offset and the high watermark";
-        let mut metric =
-            encoder.encode_descriptor("corelog_consumer_lag", help, None, MetricType::Gauge)?;
-        let total = self
-            .sources
-            .last()
-            .map(|(_, snapshot)| snapshot.consumer_lags.as_slice());
-        for lag in total.unwrap_or_default() {
+        self.head("corelog_consumer_lag", "gauge", help);
+        for lag in &total.consumer_lags {
             let partition = lag.partition.to_string();
-            let labels: Labels<'_, 3> = [
-                ("group", &lag.group),
+            let labels = [
+                ("group", lag.group.as_str()),
                 ("topic", &lag.topic),
                 ("partition", &partition),
             ];
-            gauge(&mut metric, &labels, lag.lag)?;
+            self.sample("corelog_consumer_lag", &labels, lag.lag);
         }
-        Ok(())
     }
+}
+
+/// A label's value as the format wants it between quotes.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 /// Microseconds, sizes and counts stay below 2^53 for as long as a process lives.
@@ -260,39 +225,6 @@ fn shown(value: u64, is_time: bool) -> f64 {
     } else {
         value as f64
     }
-}
-
-fn encode_summary<const N: usize>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    is_time: bool,
-    rows: &[(Labels<'_, N>, &Distribution)],
-) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for (labels, values) in rows {
-        let recent = values.recent();
-        for (quantile, text) in QUANTILES {
-            let value = if recent.is_empty() {
-                0
-            } else {
-                recent.value_at_quantile(quantile)
-            };
-            let labels = (*labels, [("quantile", text)]);
-            gauge_f64(&mut metric, &labels, shown(value, is_time))?;
-        }
-    }
-    let count_name = format!("{name}_count");
-    let mut metric = encoder.encode_descriptor(&count_name, help, None, MetricType::Unknown)?;
-    for (labels, values) in rows {
-        gauge(&mut metric, labels, values.count())?;
-    }
-    let sum_name = format!("{name}_sum");
-    let mut metric = encoder.encode_descriptor(&sum_name, help, None, MetricType::Unknown)?;
-    for (labels, values) in rows {
-        gauge_f64(&mut metric, labels, shown(values.sum(), is_time))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -329,7 +261,7 @@ mod tests {
     fn every_shard_and_the_total_have_a_line() {
         let text = text();
         for line in [
-            "# TYPE corelog_received_bytes counter",
+            "# TYPE corelog_received_bytes_total counter",
             "corelog_received_bytes_total{shard=\"0\"} 100",
             "corelog_received_bytes_total{shard=\"1\"} 11",
             "corelog_received_bytes_total{shard=\"total\"} 111",
@@ -337,7 +269,7 @@ mod tests {
             "corelog_memory_used_bytes{shard=\"1\",pool=\"tail\"} 7",
             "corelog_memory_limit_bytes{shard=\"total\",pool=\"tail\"} 70",
             "corelog_flush_latency_seconds_count{shard=\"0\"} 1",
-            "corelog_commit_size_bytes_sum{shard=\"total\"} 4096.0",
+            "corelog_commit_size_bytes_sum{shard=\"total\"} 4096",
             "corelog_requests_total{shard=\"1\",api=\"Produce\"} 1",
             "corelog_consumer_lag{group=\"g\\\"1\",topic=\"orders\",partition=\"3\"} 42",
             "corelog_uptime_seconds 9",
@@ -347,7 +279,6 @@ mod tests {
                 "{line}\n--- in ---\n{text}"
             );
         }
-        assert!(text.ends_with("# EOF\n"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Pure: no async, no clock, no IO.
 //! Names follow Prometheus: base units (bytes, seconds), counters without `_total` here, because
-//! the text format appends it.
+//! `exposition.rs` appends it.
 
 macro_rules! metrics {
     ($(#[$doc:meta])* $table:ident { $($variant:ident, $name:literal, $help:literal;)* }) => {
@@ -45,7 +45,7 @@ metrics! {
     Counter {
         ConnectionsAccepted, "connections_accepted", "Connections accepted since the start";
         ConnectionsRefused, "connections_refused",
-            "Connections closed for a malformed or oversized request";
+            "Connections closed for what they sent, or beyond max.connections";
         BytesReceived, "received_bytes", "Bytes of requests read from clients";
         BytesSent, "sent_bytes", "Bytes of responses written to clients";
         ProducedBatches, "produced_batches", "Record batches appended for producers";
@@ -61,7 +61,7 @@ metrics! {
         JournalBytes, "journal_written_bytes", "Bytes written to the journal, padding included";
         DestagedBytes, "destaged_bytes", "Bytes written from the tail to segment files";
         SegmentsRolled, "segments_rolled", "Segments sealed";
-        SegmentsDeleted, "segments_deleted", "Segments deleted by retention or by clients";
+        SegmentsDeleted, "segments_deleted", "Segments deleted by retention or DeleteRecords";
         Rebalances, "group_rebalances", "Rebalances of consumer groups completed";
         LoopStalls, "loop_stalls", "Times that one task held the shard's loop for 50 ms or more";
         LoopStallMicros, "loop_stall_microseconds",
@@ -100,10 +100,10 @@ metrics! {
     /// Values with quantiles over the last one to two minutes; the total merges the shards' values.
     Summary {
         FlushLatency, "flush_latency_seconds", "Time of one durable journal write";
-        CommitBytes, "commit_size_bytes", "Bytes of one durable journal write";
-        CommitBatches, "commit_batches", "Record batches in one durable journal write";
+        CommitBytes, "commit_size_bytes", "Bytes of one group commit, padding included";
+        CommitEntries, "commit_entries", "Record batches and control entries in one group commit";
         JournalWait, "journal_wait_seconds", "Time that an append waited for room in the journal";
-        ColdReadLatency, "cold_read_latency_seconds", "Time of one read from a segment file";
+        ColdReadLatency, "cold_read_latency_seconds", "Time to find and read, or to find for sendfile, the records of one fetch in a segment";
         ProduceLatency, "produce_ack_latency_seconds",
             "Time from a Produce request's last byte to its answer";
     }
@@ -112,7 +112,7 @@ metrics! {
 impl Summary {
     /// Values are recorded in microseconds and shown in seconds.
     pub const fn is_time(self) -> bool {
-        !matches!(self, Self::CommitBytes | Self::CommitBatches)
+        !matches!(self, Self::CommitBytes | Self::CommitEntries)
     }
 }
 
@@ -121,8 +121,7 @@ metrics! {
     Pool {
         Request, "request", "Frames of requests being read and handled";
         Tail, "tail", "Recent record batches";
-        Journal, "journal", "Journal blocks being written";
-        Destage, "destage", "Blocks on the way to segment files";
+        Disk, "disk", "Journal blocks, writes to segment files and reads of them";
         Response, "response", "Responses not yet sent";
     }
 }

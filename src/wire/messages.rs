@@ -18,6 +18,7 @@ use crate::wire::fetch::FetchRequest;
 use crate::wire::frame::LENGTH_BYTES;
 use crate::wire::header::RequestHeader;
 use crate::wire::normalize;
+use crate::wire::outcome::Outcome;
 use crate::wire::produce::ProduceRequest;
 use crate::wire::{DecodeError, EncodeError, bounds};
 
@@ -76,7 +77,7 @@ pub trait ColdRequest: Encodable + Decodable {
 }
 
 /// A generated response: what the broker sends.
-pub trait ColdResponse: Encodable + Decodable + normalize::Fit {
+pub trait ColdResponse: Encodable + Decodable + Outcome + normalize::Fit {
     /// Which API.
     const API: ApiKey;
 }

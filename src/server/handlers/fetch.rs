@@ -137,6 +137,7 @@ fn end(
 }
 
 fn refused(ctx: &RequestContext, code: ErrorCode) -> Result<Response, End> {
+    ctx.note_error();
     let refused = FetchResponse::empty(code, NO_SESSION);
     let frame = refused
         .encode(ctx.version, ctx.correlation_id)
@@ -264,6 +265,8 @@ struct Told {
     topics: Vec<FetchTopicResponse>,
     /// One a partition of `topics`.
     plans: Vec<Option<ReadPlan>>,
+    /// Whether a partition is refused.
+    has_error: bool,
 }
 
 impl Told {
@@ -275,6 +278,7 @@ impl Told {
     ) -> Self {
         let mut plans: Vec<Option<ReadPlan>> = Vec::with_capacity(sizes.len());
         let mut sizes = sizes.into_iter().enumerate();
+        let mut has_error = false;
         let topics = topics
             .iter()
             .map(|topic| {
@@ -289,7 +293,10 @@ impl Told {
                         Ok((available, plan)) => {
                             (described(asked.index, &available, plan.as_ref()), plan)
                         }
-                        Err(code) => (FetchPartitionResponse::refused(asked.index, code), None),
+                        Err(code) => {
+                            has_error = true;
+                            (FetchPartitionResponse::refused(asked.index, code), None)
+                        }
                     };
                     partitions.push(response);
                     plans.push(plan);
@@ -300,7 +307,11 @@ impl Told {
                 }
             })
             .collect();
-        Self { topics, plans }
+        Self {
+            topics,
+            plans,
+            has_error,
+        }
     }
 
     /// Leaves out what the session's client knows.
@@ -327,7 +338,11 @@ fn answer(
     turn: &Turn,
     mut told: Told,
 ) -> Result<Vec<Part>, End> {
-    let response = match end(ctx, request, turn, &mut told) {
+    let ended = end(ctx, request, turn, &mut told);
+    if told.has_error || ended.is_err() {
+        ctx.note_error();
+    }
+    let response = match ended {
         Ok(session_id) => FetchResponse {
             topics: told.topics,
             ..FetchResponse::empty(ErrorCode::None, session_id)

@@ -30,7 +30,8 @@ use crate::server::errors;
 use crate::server::handlers::topic_lookup::find_topic;
 use crate::server::response::Response;
 use crate::shard::calls::AppendPart;
-use crate::telemetry::names::Summary;
+use crate::telemetry::metrics;
+use crate::telemetry::names::{Counter, Summary};
 use crate::wire::api::ApiKey;
 use crate::wire::produce::{
     ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordIssue,
@@ -106,7 +107,11 @@ pub(crate) async fn handle(
     let pending = ctx.shard.append(parts).await;
     Ok(Box::pin(async move {
         let outcomes = pending.outcomes().await;
-        let is_refused = slots.iter().any(Result::is_err) || outcomes.iter().any(Result::is_err);
+        let refused = slots.iter().filter(|slot| slot.is_err()).count()
+            + outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        let is_refused = refused > 0;
+        let refused = u64::try_from(refused).unwrap_or(u64::MAX);
+        ctx.shard.metrics.add(Counter::RefusedBatches, refused);
         let elapsed = ctx.received.elapsed();
         ctx.shard
             .metrics
@@ -155,6 +160,9 @@ async fn prepare(
     let (batch, header) = match record_work(config, &header)? {
         None => (records, header),
         Some(work) => {
+            if work.recompress_to.is_some() {
+                metrics::local().increment(Counter::RecompressedBatches);
+            }
             let limit = limits::DECOMPRESSED_BATCH_BYTES_MAX;
             rt::blocking("produce-records", move || work.carry_out(records, limit)).await?
         }
