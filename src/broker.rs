@@ -320,6 +320,7 @@ impl Shared {
                 config,
                 settings,
                 shard_count,
+                offline: recovered.offline,
             }),
             image: Arc::new(recovered.image),
             addresses: listeners.iter().map(PortClaim::local_addr).collect(),

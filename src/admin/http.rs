@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::rt::net::{TcpListener, TcpStream};
 use crate::rt::{self, Lane};
+use crate::shard::observe::Health;
 use crate::shard::shard::Shard;
 use crate::telemetry::exposition;
 
@@ -58,14 +59,7 @@ async fn answer(shard: &Rc<Shard>, stream: &TcpStream) -> std::io::Result<()> {
             let text = shard.metrics_text().await;
             ("200 OK", exposition::CONTENT_TYPE, text)
         }
-        Some("/healthz") => match shard.complaints().await {
-            complaints if complaints.is_empty() => ("200 OK", TEXT, "ok\n".to_owned()),
-            complaints => (
-                "503 Service Unavailable",
-                TEXT,
-                complaints.join("\n") + "\n",
-            ),
-        },
+        Some("/healthz") => health(&shard.health().await),
         Some(_) => (
             "404 Not Found",
             TEXT,
@@ -82,6 +76,23 @@ async fn answer(shard: &Rc<Shard>, stream: &TcpStream) -> std::io::Result<()> {
         .write_all_vectored(&mut [Bytes::from(head), Bytes::from(body)])
         .await?;
     stream.shutdown(std::net::Shutdown::Both)
+}
+
+/// Failing only when a restart is needed: that is what supervisors do about it. Partitions that are
+/// offline are for people.
+fn health(health: &Health) -> (&'static str, &'static str, String) {
+    if !health.complaints.is_empty() {
+        let text = health.complaints.join("\n") + "\n";
+        return ("503 Service Unavailable", TEXT, text);
+    }
+    match health.offline_partitions {
+        0 => ("200 OK", TEXT, "ok\n".to_owned()),
+        count => (
+            "200 OK",
+            TEXT,
+            format!("ok, but partitions are offline: {count}\n"),
+        ),
+    }
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";

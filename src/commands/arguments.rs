@@ -39,6 +39,8 @@ pub enum Command {
     Consume(ConsumeArguments),
     /// Print a file of a data directory, with verdicts on its checksums
     Dump(DumpArguments),
+    /// List the partitions that wait for a decision about damage; give up what is damaged
+    Repair(RepairArguments),
     /// Print a completion script for a shell
     Completions(CompletionsArguments),
     /// About the settings
@@ -413,6 +415,18 @@ pub struct DumpArguments {
     /// The records of segments too, not only their batches
     #[arg(long)]
     pub records: bool,
+}
+
+/// `corelog repair`.
+#[derive(Debug, Args)]
+pub struct RepairArguments {
+    /// The data directory of a broker that does not run
+    #[arg(long, value_name = "DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+    /// Give up what is damaged: at the next start the log of this partition ends before it. May be
+    /// given several times; `all` stands for every partition that is listed
+    #[arg(long, value_name = "TOPIC-PARTITION|all")]
+    pub accept_loss: Vec<String>,
 }
 
 /// `corelog completions`.

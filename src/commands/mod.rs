@@ -1,4 +1,4 @@
-//! The command line: `serve`, the client commands, `dump`, `completions`.
+//! The command line: `serve`, the client commands, `dump`, `repair`, `completions`.
 //!
 //! Runs on: the main thread, before or instead of the broker; blocking sockets and files.
 //! Promises: output on standard output, one line about a failure on standard error; exit 0 done,
@@ -14,6 +14,7 @@ mod dump;
 mod group;
 mod output;
 mod produce;
+mod repair;
 mod run;
 mod serve;
 mod topic;

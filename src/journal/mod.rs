@@ -19,6 +19,7 @@
 //! | `committer.rs` | the task that writes |
 //! | `ring_files.rs`, `checkpoint_file.rs` | making, opening, replacing files |
 //! | `replay.rs`, `ring_reader.rs` | reading it all back |
+//! | `held.rs` | entries that a partition could not take at a start: codec (pure) |
 //! | `config.rs`, `error.rs`, `stats.rs` | settings, failures, counters |
 
 pub mod block;
@@ -28,6 +29,7 @@ mod committer;
 pub mod config;
 pub mod entry;
 pub mod error;
+pub mod held;
 #[expect(
     clippy::module_inception,
     reason = "the file is named after its main type"

@@ -171,11 +171,17 @@ impl Replay {
         Ok(replay)
     }
 
-    /// What the checkpoint says about partitions; empty without one.
+    /// What the checkpoint says about partitions; empty without one of the run that is replayed.
     pub fn partitions(&self) -> &[PartitionCheckpoint] {
-        self.checkpoint
-            .as_ref()
-            .map_or(&[], |checkpoint| &checkpoint.partitions)
+        match &self.checkpoint {
+            Some(checkpoint) if !self.is_checkpoint_old => &checkpoint.partitions,
+            _ => &[],
+        }
+    }
+
+    /// The ring, and the run whose blocks are read.
+    pub const fn source(&self) -> (RingId, RunId) {
+        (self.ring, self.link.run)
     }
 
     /// Whether the checkpoint is of the run that is replayed. If not (missing, damaged, restored

@@ -104,6 +104,13 @@ pub enum CheckpointError {
     Form,
 }
 
+impl Default for LogCheckpoint {
+    /// Of a new log.
+    fn default() -> Self {
+        Self::empty_at(Offset::ZERO)
+    }
+}
+
 impl LogCheckpoint {
     /// Of a log without batches that starts at `start`.
     pub fn empty_at(start: Offset) -> Self {

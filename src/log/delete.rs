@@ -4,7 +4,7 @@
 //! Promises: when `set_aside` returns, the old name is free for a topic of the same name; the
 //! rename needs no flush, because the deletion is in the metadata log and a start repeats it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::Error;
 use super::log::Log;
@@ -21,10 +21,17 @@ impl Log {
         let topic_partition = self.topic_partition();
         self.fail(Error::UnknownPartition { topic_partition });
         let _files = self.io.acquire(1).await;
-        let mut name = self.dir.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{:016x}{SET_ASIDE_SUFFIX}", rt::random_u64()));
-        let to = self.dir.with_file_name(name);
-        rt::fs::rename(&self.dir, &to).await?;
-        Ok(to)
+        set_aside(&self.dir).await
     }
+}
+
+/// Renames the directory of a partition that has no open log.
+///
+/// Cancel: safe; a start removes the directory under either name.
+pub async fn set_aside(dir: &Path) -> Result<PathBuf, Error> {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{:016x}{SET_ASIDE_SUFFIX}", rt::random_u64()));
+    let to = dir.with_file_name(name);
+    rt::fs::rename(dir, &to).await?;
+    Ok(to)
 }

@@ -41,6 +41,10 @@ pub enum Damage {
         /// Bytes that are missing.
         missing: u64,
     },
+    /// The file is a block of the journal that was durable, and records of the partition may have
+    /// been in it.
+    #[error("a durable block of the journal is damaged, and records may have been in it")]
+    Journal,
     /// The journal's bytes do not join those in the segment.
     #[error("bytes are missing between here and position {next}, where the journal goes on")]
     Gap {
@@ -65,6 +69,9 @@ pub enum Error {
         /// What is wrong there.
         damage: Damage,
     },
+    /// Found at an earlier start, in these words; a decision is awaited.
+    #[error("{0}")]
+    Held(Arc<str>),
     /// An earlier failure keeps the log closed to what was asked.
     #[error("the partition is offline: {0}")]
     Offline(Arc<Error>),
@@ -144,6 +151,26 @@ impl Error {
             position,
             damage: damage.into(),
         }
+    }
+
+    /// Whether it is about the files of one partition, and no other is affected.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. }
+            | Self::ForeignTopic { .. }
+            | Self::NewerFormat { .. }
+            | Self::Held(_) => true,
+            Self::Offline(error) => error.is_damage(),
+            _ => false,
+        }
+    }
+
+    /// Whether no restored file can cure it: blocks of the journal are lost.
+    pub fn needs_decision(&self) -> bool {
+        let Self::Corrupt { damage, .. } = self else {
+            return matches!(self, Self::Held(_));
+        };
+        *damage == Damage::Journal
     }
 
     /// Whether room on the disk would cure it.

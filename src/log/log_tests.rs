@@ -494,7 +494,7 @@ fn a_directory_of_another_topic_and_a_shortened_file_are_refused() {
             .await
             .unwrap_err();
         assert!(matches!(error, Error::ForeignTopic { .. }), "{error}");
-        super::replay::write_plain(&log_path(0), 0, b"short")
+        super::writes::write_end(&log_path(0), 0, b"short".to_vec())
             .await
             .unwrap();
         let error = Log::open(&context(), DIR, partition(), LogSettings::default())

@@ -43,18 +43,26 @@ pub(super) struct Listing {
     pub(super) snapshots: BTreeSet<Offset>,
     /// Names that an interrupted deletion or replacement left behind.
     leftovers: Vec<String>,
-    has_metadata: bool,
+    /// Content of `partition.metadata` and of `partition.state`.
+    metadata: Option<Vec<u8>>,
+    state: Option<Vec<u8>>,
 }
+
+/// Small files that are read with the listing.
+const READ_WITH: &[&str] = &[partition_metadata::FILE_NAME, checkpoint::FILE_NAME];
 
 impl Listing {
     /// Lists `dir`; an absent directory is an empty one.
     pub(super) async fn read(dir: &Path) -> Result<Self, Error> {
         let mut listing = Self::default();
-        let entries = match fs::read_dir(dir).await {
-            Ok(entries) => entries,
+        let (entries, contents) = match fs::read_dir_with(dir, READ_WITH).await {
+            Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(listing),
             Err(error) => return Err(error.into()),
         };
+        let mut contents = contents.into_iter();
+        listing.metadata = contents.next().flatten();
+        listing.state = contents.next().flatten();
         for entry in entries.into_iter().filter(|entry| !entry.is_dir) {
             let Some(name) = entry.name.to_str() else {
                 continue;
@@ -62,7 +70,6 @@ impl Listing {
             match parse_file_name(name) {
                 Some((base, FileKind::Log)) => drop(listing.logs.insert(base, entry.len)),
                 Some((offset, FileKind::Snapshot)) => drop(listing.snapshots.insert(offset)),
-                None if name == partition_metadata::FILE_NAME => listing.has_metadata = true,
                 None if name.ends_with(DELETED_SUFFIX) || name.ends_with(TEMPORARY_SUFFIX) => {
                     listing.leftovers.push(name.to_owned());
                 }
@@ -72,17 +79,51 @@ impl Listing {
         Ok(listing)
     }
 
-    /// Whether the files end where `state` says.
-    fn agrees_with(&self, dir: &Path, state: &LogCheckpoint) -> Result<bool, Error> {
-        let last = self.logs.last_key_value().map(|(base, len)| (*base, *len));
-        let Some((base, len)) = last else {
-            return Ok(state.end_position == 0);
+    /// The content of `partition.state`; none when there is none or it is damaged.
+    pub(super) fn state(&self, dir: &Path) -> Result<Option<LogCheckpoint>, Error> {
+        let Some(bytes) = &self.state else {
+            return Ok(None);
         };
-        if base == state.segment_base && len < state.end_position {
+        let path = dir.join(checkpoint::FILE_NAME);
+        match LogCheckpoint::decode_file(bytes) {
+            Ok(state) => Ok(Some(state)),
+            Err(CheckpointError::Version { found }) => Err(Error::NewerFormat {
+                path,
+                found,
+                known: checkpoint::VERSION,
+            }),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error,
+                    "log state is derived from the batches");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether there are segments above the one at `base`, or snapshots above `next_offset`.
+    pub(super) fn reaches_above(&self, base: Offset, next_offset: Offset) -> bool {
+        self.logs.range(base.next()..).next().is_some()
+            || self.snapshots.range(next_offset.next()..).next().is_some()
+    }
+
+    /// The topic that the directory says it belongs to.
+    pub(super) fn topic(&self) -> Option<TopicId> {
+        let text = std::str::from_utf8(self.metadata.as_deref()?).ok()?;
+        partition_metadata::decode(text).ok()
+    }
+
+    /// Whether the files end where `state` says.
+    pub(super) fn agrees_with(&self, dir: &Path, state: &LogCheckpoint) -> Result<bool, Error> {
+        let len = self.logs.get(&state.segment_base).copied().unwrap_or(0);
+        if len < state.end_position {
             let missing = state.end_position - len;
-            let path = dir.join(file_name(base, FileKind::Log));
+            let path = dir.join(file_name(state.segment_base, FileKind::Log));
             return Err(Error::corrupt(path, len, Damage::Short { missing }));
         }
+        let last = self.logs.last_key_value().map(|(base, len)| (*base, *len));
+        let Some((base, len)) = last else {
+            return Ok(true);
+        };
         let is_new_and_empty = base < state.segment_base && state.end_position == 0;
         Ok((base, len) == (state.segment_base, state.end_position) || is_new_and_empty)
     }
@@ -115,15 +156,16 @@ impl Log {
     ) -> Result<Rc<Self>, Error> {
         let dir = dir.into();
         let listing = Listing::read(&dir).await?;
-        check_topic(&dir, listing.has_metadata, topic_partition.topic).await?;
+        check_topic(&dir, &listing, topic_partition.topic).await?;
         for name in &listing.leftovers {
             fs::remove_file(dir.join(name)).await?;
         }
-        let state = read_state(&dir).await?;
-        let mut found = match state {
-            Some(state) if listing.agrees_with(&dir, &state)? => state,
-            None if listing.logs.is_empty() => LogCheckpoint::empty_at(Offset::ZERO),
-            _ => rebuild(&dir, &listing, &settings).await?,
+        let state = listing.state(&dir)?;
+        let last = listing.logs.last_key_value();
+        let mut found = match (state, last) {
+            (Some(state), _) if listing.agrees_with(&dir, &state)? => state,
+            (_, Some((base, len))) => rebuild(&dir, &listing, &settings, (*base, *len)).await?,
+            (_, None) => LogCheckpoint::default(),
         };
         found.destaged_position = align_down(found.end_position);
         if let Some((first, _)) = listing.logs.first_key_value() {
@@ -228,50 +270,25 @@ impl Log {
 }
 
 /// Makes sure that the directory belongs to `topic`, and says so in it.
-async fn check_topic(dir: &Path, has_metadata: bool, topic: TopicId) -> Result<(), Error> {
+async fn check_topic(dir: &Path, listing: &Listing, topic: TopicId) -> Result<(), Error> {
     let path = dir.join(partition_metadata::FILE_NAME);
-    if has_metadata {
-        let text = fs::read(&path).await?;
-        let found = std::str::from_utf8(&text)
-            .ok()
-            .and_then(|t| partition_metadata::decode(t).ok());
-        match found {
-            Some(found) if found == topic => return Ok(()),
-            Some(found) => {
-                return Err(Error::ForeignTopic {
-                    path: dir.to_owned(),
-                    found,
-                    expected: topic,
-                });
-            }
-            None => {
-                tracing::warn!(path = %path.display(), "unreadable topic id, written again");
-                return Ok(fs::write_atomic(&path, partition_metadata::encode(topic)).await?);
-            }
+    match listing.topic() {
+        Some(found) if found == topic => return Ok(()),
+        Some(found) => {
+            return Err(Error::ForeignTopic {
+                path: dir.to_owned(),
+                found,
+                expected: topic,
+            });
         }
+        None if listing.metadata.is_some() => {
+            tracing::warn!(path = %path.display(), "unreadable topic id, written again");
+            return Ok(fs::write_atomic(&path, partition_metadata::encode(topic)).await?);
+        }
+        None => {}
     }
     fs::create_dir_all(dir).await?;
     Ok(fs::write_new(&path, partition_metadata::encode(topic)).await?)
-}
-
-/// The content of `partition.state`; none when there is none or it is damaged.
-pub(super) async fn read_state(dir: &Path) -> Result<Option<LogCheckpoint>, Error> {
-    let path = dir.join(checkpoint::FILE_NAME);
-    let Some(bytes) = read_if_there(&path).await? else {
-        return Ok(None);
-    };
-    match LogCheckpoint::decode_file(&bytes) {
-        Ok(state) => Ok(Some(state)),
-        Err(CheckpointError::Version { found }) => Err(Error::NewerFormat {
-            path,
-            found,
-            known: checkpoint::VERSION,
-        }),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "log state is derived from the batches");
-            Ok(None)
-        }
-    }
 }
 
 pub(super) async fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Error> {
@@ -290,8 +307,10 @@ pub(super) async fn read_indexes(
     segment_bytes: u64,
     counts: Option<(u32, u32)>,
 ) -> Result<Option<(OffsetIndex, TimeIndex)>, Error> {
-    let offsets = read_if_there(&dir.join(file_name(base, FileKind::OffsetIndex))).await?;
-    let times = read_if_there(&dir.join(file_name(base, FileKind::TimeIndex))).await?;
+    let kinds = [FileKind::OffsetIndex, FileKind::TimeIndex];
+    let paths = kinds.map(|kind| dir.join(file_name(base, kind)));
+    let mut files = fs::read_each(paths.into()).await?.into_iter();
+    let (offsets, times) = (files.next().flatten(), files.next().flatten());
     if counts.is_none() && (offsets.is_none() || times.is_none()) {
         return Ok(None);
     }
@@ -338,39 +357,64 @@ pub(super) async fn write_indexes(
     Ok(fs::write_atomic(dir.join(file_name(base, FileKind::TimeIndex)), times).await?)
 }
 
-/// Derives where the log stands from the batches themselves, cuts off a torn end, and writes the
-/// result down.
+/// Derives where the log stands from the batches of its last segment, cuts off a torn end, and
+/// writes the result down.
 async fn rebuild(
     dir: &Path,
     listing: &Listing,
     settings: &LogSettings,
+    (base, len): (Offset, u64),
 ) -> Result<LogCheckpoint, Error> {
-    let Some((base, len)) = listing
-        .logs
-        .last_key_value()
-        .map(|(base, len)| (*base, *len))
-    else {
-        return Ok(LogCheckpoint::empty_at(Offset::ZERO));
-    };
     tracing::info!(dir = %dir.display(), "reading the last segment: no usable log state");
+    let scanned = scan_segment(dir, listing, settings, base, len).await?;
+    let (mut found, mut indexer) = (scanned.found, scanned.indexer);
+    if let Some(error) = scanned.stopped {
+        let path = dir.join(file_name(base, FileKind::Log));
+        let file = SegmentFile::Shared(SharedFile::open(&path).await?);
+        check_torn(&file, found.end_position, len, error).await?;
+        drop(file);
+        cut(&path, len, found.end_position).await?;
+    }
+    indexer.finish();
+    let count = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
+    found.offset_index_entries = count(indexer.offsets().count());
+    found.time_index_entries = count(indexer.times().count());
+    write_indexes(dir, base, &indexer).await?;
+    fs::write_atomic(dir.join(checkpoint::FILE_NAME), found.encode_file()).await?;
+    Ok(found)
+}
+
+/// What the batches of a segment say.
+pub(super) struct Scanned {
+    /// Where the log stands behind the last intact one. Its index counts are zero.
+    pub(super) found: LogCheckpoint,
+    /// Their indexes.
+    pub(super) indexer: Indexer,
+    /// The damage behind which nothing was looked at.
+    pub(super) stopped: Option<Error>,
+}
+
+/// Reads and checks the batches of the segment at `base`, of `len` bytes.
+pub(super) async fn scan_segment(
+    dir: &Path,
+    listing: &Listing,
+    settings: &LogSettings,
+    base: Offset,
+    len: u64,
+) -> Result<Scanned, Error> {
     let mut found = LogCheckpoint::empty_at(base);
-    found.log_start = listing
-        .logs
-        .first_key_value()
-        .map_or(base, |(first, _)| *first);
+    let first = listing.logs.first_key_value();
+    found.log_start = first.map_or(base, |(first, _)| *first);
     found.epochs = read_epochs(dir).await?;
     let path = dir.join(file_name(base, FileKind::Log));
     let file = SegmentFile::Shared(SharedFile::open(&path).await?);
     let mut indexer = Indexer::new(base, settings.index_interval_bytes);
-    let mut scan = Scan::new(file.clone(), 0, len, CHUNK_BYTES_LARGE);
-    loop {
+    let mut scan = Scan::new(file, 0, len, CHUNK_BYTES_LARGE);
+    let stopped = loop {
         let (scanned, _) = match scan.next_checked().await {
             Ok(Some(next)) => next,
-            Ok(None) => break,
-            Err(error @ Error::Corrupt { .. }) => {
-                check_torn(&file, found.end_position, len, error).await?;
-                break;
-            }
+            Ok(None) => break None,
+            Err(error @ Error::Corrupt { .. }) => break Some(error),
             Err(error) => return Err(error),
         };
         let header = scanned.header;
@@ -379,7 +423,7 @@ async fn rebuild(
                 expected: found.next_offset,
                 got: header.base_offset,
             };
-            return Err(Error::corrupt(path, scanned.position, damage));
+            break Some(Error::corrupt(path, scanned.position, damage));
         }
         indexer.push(&header, scanned.position);
         found.epochs.assign(header.leader_epoch, header.base_offset);
@@ -388,19 +432,15 @@ async fn rebuild(
             .or(Some(header.max_timestamp).filter(|time| *time >= 0));
         found.end_position = scanned.end_position();
         found.next_offset = header.next_offset();
-    }
+    };
     found.epochs.truncate_end(found.next_offset);
     found.max_timestamp = indexer.max_timestamp();
     found.producers = rebuild_producers(dir, listing, &found).await?;
-    indexer.finish();
-    let count = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
-    found.offset_index_entries = count(indexer.offsets().count());
-    found.time_index_entries = count(indexer.times().count());
-    drop((scan, file));
-    cut(&path, len, found.end_position).await?;
-    write_indexes(dir, base, &indexer).await?;
-    fs::write_atomic(dir.join(checkpoint::FILE_NAME), found.encode_file()).await?;
-    Ok(found)
+    Ok(Scanned {
+        found,
+        indexer,
+        stopped,
+    })
 }
 
 /// Decides whether damage at `position` is a torn end, which is cut off, or lies before intact
@@ -411,6 +451,13 @@ async fn check_torn(
     len: u64,
     error: Error,
 ) -> Result<(), Error> {
+    if let Error::Corrupt {
+        damage: Damage::OffsetOrder { .. },
+        ..
+    } = error
+    {
+        return Err(error); // the batch itself is intact
+    }
     let mut behind = Scan::new(file.clone(), position, len, CHUNK_BYTES_LARGE);
     if let Ok(Some(_)) = behind.next().await
         && let Ok(Some(_)) = behind.next_checked().await

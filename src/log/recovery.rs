@@ -3,11 +3,15 @@
 //!
 //! Runs on: one shard, at start, before anything is served.        Owner: the start-up.
 //! Promises: afterwards every partition that a journal touched has segments of exact length,
-//! complete indexes, a producer snapshot, an epoch file and `partition.state`, all durable: the
-//! journals may be retired. Killed anywhere and repeated, it ends the same.
+//! complete indexes, a producer snapshot, an epoch file and `partition.state`, all durable: its
+//! journaled entries may be given up. Killed anywhere and repeated, it ends the same.
 //! Invariants: [replay-absolute] bytes go where their entry says, never below what the base state
-//! has flushed. [replay-gap] bytes that do not join what is there take that partition offline, no
-//! other. Memory and descriptors are bounded by `RecoveryLimits`, whatever the journals hold.
+//! has flushed. [replay-gap] a partition with damage is told in the outcome and takes no part in
+//! anything further; the others are complete all the same.
+//!
+//! Entries are gathered, as the journal mixes the partitions, until `memory_bytes` wait; then each
+//! partition takes its run of them in one go, a few partitions at a time. So the number of file
+//! operations goes with partitions times (journal / memory), whatever the mixture.
 //!
 //! Order, because of crashes: (1) data, indexes, snapshots, epochs, and `partition.state` under a
 //! temporary name; (2) flush the filesystem; (3) rename; (4) flush again. Before (3) a repetition
@@ -17,9 +21,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use futures_util::stream::{self, StreamExt as _};
+
 use super::checkpoint::{self, LogCheckpoint};
 use super::error::Error;
-use super::file_names::TEMPORARY_SUFFIX;
 use super::replay::PartitionReplay;
 use super::settings::LogSettings;
 use crate::journal::entry::{Entry, EntryKind};
@@ -30,9 +35,9 @@ use crate::rt::fs;
 /// What recovery may hold at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveryLimits {
-    /// Bytes waiting to be written, and indexes, over all partitions.
+    /// Bytes of entries that wait, over all partitions.
     pub memory_bytes: usize,
-    /// Partitions with open files.
+    /// Partitions whose files are read and written at a time.
     pub open_partitions: usize,
 }
 
@@ -40,7 +45,7 @@ impl Default for RecoveryLimits {
     fn default() -> Self {
         Self {
             memory_bytes: 64 << 20,
-            open_partitions: 256,
+            open_partitions: 32,
         }
     }
 }
@@ -50,21 +55,43 @@ impl Default for RecoveryLimits {
 pub struct Recovered {
     /// Which one.
     pub topic_partition: TopicPartition,
-    /// Its log end; or why it must stay offline, its files left as they are.
+    /// Its log end; or why it must stay offline, its journaled entries kept.
     pub outcome: Result<Offset, Error>,
 }
 
+/// What tells where the segments of a partition stood before its journal entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum BaseFrom {
+    /// The journal checkpoint's record of it, else its `partition.state`.
+    #[default]
+    Record,
+    /// The segments themselves: there is no checkpoint any more.
+    Segments,
+    /// What of the segments is intact, whatever was there once: the loss is accepted.
+    Intact,
+}
+
+/// A partition that was not touched so far.
+pub(super) struct Idle {
+    pub(super) dir: PathBuf,
+    pub(super) settings: LogSettings,
+    pub(super) record: Option<LogCheckpoint>,
+    pub(super) base_from: BaseFrom,
+}
+
 enum Slot {
-    /// Known, not touched so far.
-    Idle {
-        dir: PathBuf,
-        settings: LogSettings,
-        record: Option<LogCheckpoint>,
-    },
+    Idle(Box<Idle>),
     Replaying(Box<PartitionReplay>),
     /// Its directory is gone or going.
     Deleted,
     Failed(Error),
+}
+
+/// What happens to a partition, in the order of its journal.
+enum Step {
+    Entry(Entry),
+    /// Durable blocks are missing from here on, and entries of the partition may be among them.
+    Doubt(Error),
 }
 
 /// See the file's head.
@@ -72,21 +99,19 @@ pub struct Recovery {
     root: PathBuf,
     limits: RecoveryLimits,
     partitions: BTreeMap<TopicPartition, Slot>,
-    /// Bytes and partitions held since everything was put aside last.
-    held_bytes: usize,
-    held_partitions: usize,
+    waiting: BTreeMap<TopicPartition, Vec<Step>>,
+    waiting_bytes: usize,
 }
 
 impl Recovery {
     /// For the filesystem that holds `root`, the data directory.
     pub fn new(root: impl Into<PathBuf>, limits: RecoveryLimits) -> Self {
-        let partitions = BTreeMap::new();
         Self {
             root: root.into(),
             limits,
-            partitions,
-            held_bytes: 0,
-            held_partitions: 0,
+            partitions: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            waiting_bytes: 0,
         }
     }
 
@@ -97,17 +122,24 @@ impl Recovery {
         dir: impl Into<PathBuf>,
         settings: LogSettings,
     ) {
-        let slot = Slot::Idle {
+        let idle = Idle {
             dir: dir.into(),
             settings,
             record: None,
+            base_from: BaseFrom::Record,
         };
+        let slot = Slot::Idle(Box::new(idle));
         self.partitions.insert(topic_partition, slot);
     }
 
     /// Makes a deleted partition known: its entries mean nothing any more.
     pub fn add_deleted(&mut self, topic_partition: TopicPartition) {
         self.partitions.insert(topic_partition, Slot::Deleted);
+    }
+
+    /// Whether the partition was made known.
+    pub fn knows(&self, topic_partition: TopicPartition) -> bool {
+        self.partitions.contains_key(&topic_partition)
     }
 
     /// The record that the checkpoint of a journal has of a partition; before the journal's
@@ -119,12 +151,51 @@ impl Recovery {
     ) -> Result<(), Error> {
         match self.partitions.get_mut(&topic_partition) {
             None => Err(Error::UnknownPartition { topic_partition }),
-            Some(Slot::Idle { record, .. }) => {
-                *record = Some(LogCheckpoint::decode(bytes)?);
+            Some(Slot::Idle(idle)) => {
+                idle.record = Some(LogCheckpoint::decode(bytes)?);
                 Ok(())
             }
             Some(_) => Ok(()),
         }
+    }
+
+    /// The journal of this partition has lost its checkpoint: the segments say where they stand.
+    pub fn read_segments_of(&mut self, topic_partition: TopicPartition) {
+        if let Some(Slot::Idle(idle)) = self.partitions.get_mut(&topic_partition)
+            && idle.base_from == BaseFrom::Record
+            && idle.record.is_none()
+        {
+            idle.base_from = BaseFrom::Segments;
+        }
+    }
+
+    /// Somebody has decided that what is damaged is given up: the log ends before it.
+    pub fn accept_loss_of(&mut self, topic_partition: TopicPartition) {
+        if let Some(Slot::Idle(idle)) = self.partitions.get_mut(&topic_partition) {
+            idle.base_from = BaseFrom::Intact;
+        }
+    }
+
+    /// Leaves a partition as it is, with `error` as its outcome.
+    pub fn keep_offline(&mut self, topic_partition: TopicPartition, error: Error) {
+        if let Some(slot) = self.partitions.get_mut(&topic_partition) {
+            *slot = Slot::Failed(error);
+        }
+    }
+
+    /// Durable blocks of the journal are missing at this point, and entries of the partition may
+    /// have been in them. A later entry that joins what is there shows that none was; otherwise
+    /// `error` is the outcome.
+    pub fn doubt(&mut self, topic_partition: TopicPartition, error: Error) {
+        if self.is_waited_for(topic_partition) {
+            let steps = self.waiting.entry(topic_partition).or_default();
+            steps.push(Step::Doubt(error));
+        }
+    }
+
+    fn is_waited_for(&self, topic_partition: TopicPartition) -> bool {
+        let slot = self.partitions.get(&topic_partition);
+        matches!(slot, Some(Slot::Idle(_) | Slot::Replaying(_)))
     }
 
     /// Obeys one entry, in the order of its journal. An error stops the start-up; damage of a
@@ -133,122 +204,148 @@ impl Recovery {
     /// Cancel: not safe; start the recovery again.
     pub async fn apply(&mut self, entry: Entry) -> Result<(), Error> {
         let topic_partition = entry.topic_partition;
-        let Some(slot) = self.partitions.get_mut(&topic_partition) else {
+        if !self.knows(topic_partition) {
             return Err(Error::UnknownPartition { topic_partition });
-        };
+        }
         if entry.kind == EntryKind::Delete {
-            *slot = Slot::Deleted;
+            self.add_deleted(topic_partition);
+            self.waiting.remove(&topic_partition);
+        }
+        if !self.is_waited_for(topic_partition) {
             return Ok(());
         }
-        let size = entry.payload.len();
-        let Some(replay) = begin(topic_partition, slot).await? else {
-            return Ok(());
-        };
-        let was_held = replay.is_held();
-        match replay.apply(entry).await {
-            Ok(()) if !was_held => {
-                self.held_partitions += 1;
-                self.held_bytes += replay.index_bytes();
-            }
-            Ok(()) => {}
-            Err(error @ Error::Corrupt { .. }) => *slot = Slot::Failed(error),
-            Err(error) => return Err(error),
-        }
-        self.held_bytes += size;
-        if self.held_bytes > self.limits.memory_bytes
-            || self.held_partitions > self.limits.open_partitions
-        {
-            self.put_aside().await?;
+        self.waiting_bytes += entry.encoded_len();
+        let steps = self.waiting.entry(topic_partition).or_default();
+        steps.push(Step::Entry(entry));
+        if self.waiting_bytes > self.limits.memory_bytes {
+            self.take_waiting().await?;
         }
         Ok(())
     }
 
-    /// Writes out and closes everything, so that nothing but the state of the logs stays in memory.
-    async fn put_aside(&mut self) -> Result<(), Error> {
-        for slot in self.partitions.values_mut() {
-            if let Slot::Replaying(replay) = slot
-                && replay.is_held()
-            {
-                replay.put_aside().await?;
+    /// Lets every partition take what waits for it, and put aside what it holds.
+    async fn take_waiting(&mut self) -> Result<(), Error> {
+        self.waiting_bytes = 0;
+        let mut runs = Vec::new();
+        for (topic_partition, steps) in std::mem::take(&mut self.waiting) {
+            if let Some(slot) = self.partitions.remove(&topic_partition) {
+                runs.push(async move {
+                    let mut slot = slot;
+                    let done = slot.take(topic_partition, steps, false).await;
+                    done.map(|_| (topic_partition, slot))
+                });
             }
         }
-        self.held_bytes = 0;
-        self.held_partitions = 0;
+        let mut runs = stream::iter(runs).buffer_unordered(self.limits.open_partitions.max(1));
+        while let Some(done) = runs.next().await {
+            let (topic_partition, slot) = done?;
+            self.partitions.insert(topic_partition, slot);
+        }
         Ok(())
     }
 
-    /// Completes every touched directory and flushes. Then the journals may be retired, with these
-    /// logs' checkpoints or none.
+    /// Completes every touched directory and flushes. What the journals hold of the partitions that
+    /// have no error may be given up then.
     ///
     /// Cancel: not safe; start the recovery again.
     pub async fn finish(mut self) -> Result<Vec<Recovered>, Error> {
-        let mut outcomes = Vec::new();
-        let mut renames = Vec::new();
-        for (topic_partition, mut slot) in std::mem::take(&mut self.partitions) {
-            let is_untouched = matches!(&slot, Slot::Idle { record: None, .. });
-            if is_untouched {
+        let mut runs = Vec::new();
+        for (topic_partition, slot) in std::mem::take(&mut self.partitions) {
+            let steps = self.waiting.remove(&topic_partition).unwrap_or_default();
+            if slot.is_untouched() && steps.is_empty() {
                 continue;
             }
-            let outcome = match begin(topic_partition, &mut slot).await {
-                Ok(Some(replay)) => complete(replay, &mut renames).await,
-                Ok(None) => match slot {
-                    Slot::Failed(error) => Err(error),
-                    _ => continue,
-                },
-                Err(error) => Err(error),
+            runs.push(async move {
+                let mut slot = slot;
+                let done = slot.take(topic_partition, steps, true).await;
+                done.map(|temporary| (topic_partition, slot, temporary))
+            });
+        }
+        let at_a_time = self.limits.open_partitions.max(1);
+        let mut runs = stream::iter(runs).buffer_unordered(at_a_time);
+        let (mut recovered, mut renames) = (Vec::new(), Vec::new());
+        while let Some(done) = runs.next().await {
+            let (topic_partition, slot, temporary) = done?;
+            let outcome = match slot {
+                Slot::Replaying(replay) => Ok(replay.next_offset()),
+                Slot::Failed(error) => Err(error),
+                Slot::Idle(_) | Slot::Deleted => continue,
             };
-            match outcome {
-                Err(error) if !matches!(error, Error::Corrupt { .. }) => return Err(error),
-                outcome => outcomes.push(Recovered {
-                    topic_partition,
-                    outcome,
-                }),
+            renames.extend(temporary);
+            recovered.push(Recovered {
+                topic_partition,
+                outcome,
+            });
+        }
+        drop(runs);
+        fs::sync_filesystem(&self.root).await?;
+        let renames = renames.into_iter().map(|temporary| async move {
+            let path = temporary.with_file_name(checkpoint::FILE_NAME);
+            fs::rename(temporary, path).await
+        });
+        let mut renames = stream::iter(renames).buffer_unordered(at_a_time);
+        while let Some(renamed) = renames.next().await {
+            renamed?;
+        }
+        fs::sync_filesystem(&self.root).await?;
+        recovered.sort_by_key(|one| one.topic_partition);
+        Ok(recovered)
+    }
+}
+
+impl Slot {
+    fn is_untouched(&self) -> bool {
+        match self {
+            Self::Idle(idle) => idle.record.is_none() && idle.base_from != BaseFrom::Intact,
+            Self::Deleted => true,
+            Self::Replaying(_) | Self::Failed(_) => false,
+        }
+    }
+
+    /// Takes `steps`; completes the directory if they are the last. Damage turns the slot into a
+    /// failed one; then, and while more is to come, there is no state file to be renamed.
+    async fn take(
+        &mut self,
+        topic_partition: TopicPartition,
+        steps: Vec<Step>,
+        is_last: bool,
+    ) -> Result<Option<PathBuf>, Error> {
+        match self.try_take(topic_partition, steps, is_last).await {
+            Err(error) if error.is_damage() => {
+                *self = Self::Failed(error);
+                Ok(None)
+            }
+            done => done,
+        }
+    }
+
+    async fn try_take(
+        &mut self,
+        topic_partition: TopicPartition,
+        steps: Vec<Step>,
+        is_last: bool,
+    ) -> Result<Option<PathBuf>, Error> {
+        if let Self::Idle(idle) = self {
+            let first = steps.iter().find_map(|step| match step {
+                Step::Entry(entry) => Some(entry),
+                Step::Doubt(_) => None,
+            });
+            let replay = PartitionReplay::load(topic_partition, idle, first).await?;
+            *self = Self::Replaying(Box::new(replay));
+        }
+        let Self::Replaying(replay) = self else {
+            return Ok(None);
+        };
+        for step in steps {
+            match step {
+                Step::Entry(entry) => replay.apply(entry).await?,
+                Step::Doubt(error) => replay.doubt(error),
             }
         }
-        fs::sync_filesystem(&self.root).await?;
-        for (from, to) in renames {
-            fs::rename(from, to).await?;
+        if is_last {
+            return Ok(Some(replay.complete().await?));
         }
-        fs::sync_filesystem(&self.root).await?;
-        Ok(outcomes)
+        replay.put_aside().await?;
+        Ok(None)
     }
-}
-
-/// The replay of a partition, loaded at its first entry; none when it takes no entries.
-async fn begin(
-    topic_partition: TopicPartition,
-    slot: &mut Slot,
-) -> Result<Option<&mut PartitionReplay>, Error> {
-    if let Slot::Idle {
-        dir,
-        settings,
-        record,
-    } = slot
-    {
-        let (dir, settings, record) = (std::mem::take(dir), *settings, record.take());
-        *slot = match PartitionReplay::load(topic_partition, dir, settings, record).await {
-            Ok(replay) => Slot::Replaying(Box::new(replay)),
-            Err(error @ Error::Corrupt { .. }) => Slot::Failed(error),
-            Err(error) => return Err(error),
-        };
-    }
-    match slot {
-        Slot::Replaying(replay) => Ok(Some(replay)),
-        _ => Ok(None),
-    }
-}
-
-/// Completes one directory, but for the rename of its state.
-async fn complete(
-    replay: &mut PartitionReplay,
-    renames: &mut Vec<(PathBuf, PathBuf)>,
-) -> Result<Offset, Error> {
-    let state = replay.complete().await?;
-    let path = replay.dir().join(checkpoint::FILE_NAME);
-    let mut temporary = path.clone().into_os_string();
-    temporary.push(TEMPORARY_SUFFIX);
-    let temporary = PathBuf::from(temporary);
-    super::replay::write_plain(&temporary, 0, &state.encode_file()).await?;
-    renames.push((temporary, path));
-    Ok(state.next_offset)
 }

@@ -16,25 +16,24 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::checkpoint::{LogCheckpoint, align_down};
+use super::checkpoint::{self, LogCheckpoint, align_down};
 use super::error::{Damage, Error};
-use super::file_names::{FileKind, file_name};
+use super::file_names::{FileKind, TEMPORARY_SUFFIX, file_name};
 use super::indexer::{Indexer, MaxTimestamp};
 use super::leader_epochs;
 use super::log::include_producer;
-use super::open::{Listing, index_segment, read_indexes, read_state, rebuild_producers};
+use super::open::{Listing, index_segment, read_indexes, rebuild_producers, scan_segment};
 use super::producer_snapshot;
+use super::recovery::{BaseFrom, Idle};
 use super::scan::{CHUNK_BYTES_LARGE, Scan, SegmentFile};
 use super::settings::LogSettings;
+use super::writes::PendingWrites;
 use super::{offset_index, partition_metadata, time_index};
 use crate::journal::entry::{Entry, EntryKind};
 use crate::model::ids::TopicPartition;
 use crate::model::offset::{FilePosition, Offset};
 use crate::model::record_batch::{BatchHeader, iter_batches};
-use crate::rt::{File, IoBuf, OpenOptions, SharedFile, fs};
-
-/// Bytes that are collected before they are written.
-const BUFFER_BYTES: usize = 256 << 10;
+use crate::rt::{SharedFile, fs};
 
 /// One partition under recovery.
 pub(super) struct PartitionReplay {
@@ -47,16 +46,22 @@ pub(super) struct PartitionReplay {
     /// Bytes of the current segment exist up to here, without a hole; may be above
     /// `at.end_position`.
     written_end: FilePosition,
-    /// Bytes not written yet, and where they belong.
-    buffer: Vec<u8>,
-    buffer_position: FilePosition,
-    file: Option<File>,
+    /// The directory as it was found.
+    listing: Listing,
+    /// Length of the current segment's file, once `writes` are carried out.
+    file_len: u64,
+    writes: PendingWrites,
     indexer: Option<Indexer>,
     /// Why entries do not join what is there; forgiven by carried bytes, and by a truncation that
     /// is in the base.
     gap: Option<Error>,
     /// Why a truncation could not be repeated; forgiven by a later one.
     broken: Option<Error>,
+    /// Durable blocks of the journal are missing, and nothing has shown so far that this log had no
+    /// entries in them.
+    doubt: Option<Error>,
+    /// Whatever does not join is given up.
+    accepts_loss: bool,
     /// The base's segment lacks bytes that the base has: fine only if retention had removed it, so
     /// if its end, known once the log rolled, is at or below the log start.
     hollow: Option<Hollow>,
@@ -69,35 +74,44 @@ struct Hollow {
 }
 
 impl PartitionReplay {
+    /// Begins with a partition; `first` is its first entry.
     pub(super) async fn load(
         topic_partition: TopicPartition,
-        dir: PathBuf,
-        settings: LogSettings,
-        record: Option<LogCheckpoint>,
+        idle: &mut Idle,
+        first: Option<&Entry>,
     ) -> Result<Self, Error> {
-        fs::create_dir_all(&dir).await?;
-        let metadata = dir.join(partition_metadata::FILE_NAME);
-        if !fs::exists(&metadata).await? {
-            let text = partition_metadata::encode(topic_partition.topic);
-            write_plain(&metadata, 0, text.as_bytes()).await?;
+        let (dir, settings) = (std::mem::take(&mut idle.dir), idle.settings);
+        let mut writes = PendingWrites::default();
+        let listing = Listing::read(&dir).await?;
+        match listing.topic() {
+            Some(found) if found == topic_partition.topic => {}
+            Some(found) => {
+                return Err(Error::ForeignTopic {
+                    path: dir,
+                    found,
+                    expected: topic_partition.topic,
+                });
+            }
+            None => {
+                fs::create_dir_all(&dir).await?;
+                let text = partition_metadata::encode(topic_partition.topic);
+                writes.put_end(dir.join(partition_metadata::FILE_NAME), 0, text);
+            }
         }
-        let mut base = if let Some(record) = record {
-            record
-        } else {
-            let state = read_state(&dir).await?;
-            state.unwrap_or_else(|| LogCheckpoint::empty_at(Offset::ZERO))
+        let (mut base, indexer) = match idle.base_from {
+            BaseFrom::Record => match idle.record.take() {
+                Some(record) => (record, None),
+                None => (listing.state(&dir)?.unwrap_or_default(), None),
+            },
+            from => base_in_segments(&dir, &listing, idle, from, first).await?,
         };
         base.destaged_position = align_down(base.destaged_position);
-        let listing = Listing::read(&dir).await?;
         let len = listing.logs.get(&base.segment_base).copied().unwrap_or(0);
-        let known = base.destaged_position.max(base.end_position);
         let hollow = (len < base.destaged_position).then(|| {
             let path = dir.join(file_name(base.segment_base, FileKind::Log));
-            let damage = Damage::Short {
-                missing: base.destaged_position - len,
-            };
+            let missing = base.destaged_position - len;
             Hollow {
-                error: Error::corrupt(path, len, damage),
+                error: Error::corrupt(path, len, Damage::Short { missing }),
                 next_offset: None,
             }
         });
@@ -106,32 +120,28 @@ impl PartitionReplay {
             dir,
             settings,
             at: base.clone(),
-            written_end: known,
+            written_end: base.destaged_position.max(base.end_position),
             base,
-            buffer: Vec::new(),
-            buffer_position: 0,
-            file: None,
-            indexer: None,
+            listing,
+            file_len: len,
+            writes,
+            indexer,
             gap: None,
             broken: None,
+            doubt: None,
+            accepts_loss: idle.base_from == BaseFrom::Intact,
             hollow,
         })
     }
 
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
+    /// Where the log ends by now.
+    pub(super) const fn next_offset(&self) -> Offset {
+        self.at.next_offset
     }
 
-    /// Whether it holds buffers, indexes or files.
-    pub(super) const fn is_held(&self) -> bool {
-        self.file.is_some() || self.indexer.is_some() || !self.buffer.is_empty()
-    }
-
-    /// Memory that it holds for indexes.
-    pub(super) fn index_bytes(&self) -> usize {
-        self.indexer.as_ref().map_or(0, |indexer| {
-            indexer.offsets().count() * 8 + indexer.times().count() * 16
-        })
+    /// Entries may be missing from here on.
+    pub(super) fn doubt(&mut self, error: Error) {
+        self.doubt.get_or_insert(error);
     }
 
     pub(super) async fn apply(&mut self, entry: Entry) -> Result<(), Error> {
@@ -146,6 +156,11 @@ impl PartitionReplay {
             EntryKind::Append | EntryKind::Carry => match self.write(entry).await {
                 Err(error @ Error::Corrupt { .. }) => {
                     self.gap = Some(error);
+                    Ok(())
+                }
+                Ok(()) => {
+                    // it joins what is there, so nothing before it is missing
+                    self.doubt = None;
                     Ok(())
                 }
                 other => other,
@@ -190,8 +205,8 @@ impl PartitionReplay {
         }
         let flushed = self.flushed_position();
         let skip = usize::try_from(flushed.saturating_sub(start)).unwrap_or(usize::MAX);
-        if let Some(bytes) = payload.get(skip..).filter(|bytes| !bytes.is_empty()) {
-            self.put(start.max(flushed), bytes).await?;
+        if skip < payload.len() {
+            self.put(start.max(flushed), payload.slice(skip..)).await?;
         }
         self.written_end = self.written_end.max(end);
         if end <= self.at.end_position {
@@ -202,7 +217,7 @@ impl PartitionReplay {
             return self.include_all(&payload);
         }
         // a carried stretch that begins inside a batch: its header is in the file
-        self.flush().await?;
+        self.writes.commit().await?;
         self.include_from_file().await
     }
 
@@ -220,40 +235,13 @@ impl PartitionReplay {
         }
     }
 
-    async fn put(&mut self, position: FilePosition, bytes: &[u8]) -> Result<(), Error> {
-        if self.buffer_position + to_u64(self.buffer.len()) != position {
-            self.flush().await?;
+    async fn put(&mut self, position: FilePosition, bytes: Bytes) -> Result<(), Error> {
+        self.file_len = self.file_len.max(position + to_u64(bytes.len()));
+        self.writes.put(self.log_path(), position, bytes);
+        if self.writes.is_full() {
+            self.writes.commit().await?;
         }
-        if self.buffer.is_empty() {
-            self.buffer_position = position;
-        }
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= BUFFER_BYTES {
-            self.flush().await
-        } else {
-            Ok(())
-        }
-    }
-
-    async fn flush(&mut self) -> Result<(), Error> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let bytes = std::mem::take(&mut self.buffer);
-        let position = self.buffer_position;
-        let file = self.file().await?;
-        Ok(write_at(&file, position, &bytes).await?)
-    }
-
-    /// The current segment's file, through the page cache: nothing is written directly beside it,
-    /// and all of it is flushed before anything is.
-    async fn file(&mut self) -> Result<File, Error> {
-        if let Some(file) = &self.file {
-            return Ok(file.clone());
-        }
-        let file = File::open(self.path(FileKind::Log), &PLAIN).await?;
-        self.file = Some(file.clone());
-        Ok(file)
+        Ok(())
     }
 
     fn include_all(&mut self, batches: &[u8]) -> Result<(), Error> {
@@ -266,7 +254,7 @@ impl PartitionReplay {
     }
 
     async fn include_from_file(&mut self) -> Result<(), Error> {
-        let file = SegmentFile::Shared(SharedFile::open(self.path(FileKind::Log)).await?);
+        let file = SegmentFile::Shared(SharedFile::open(self.log_path()).await?);
         let mut scan = Scan::new(
             file,
             self.at.end_position,
@@ -318,15 +306,14 @@ impl PartitionReplay {
         let interval = self.settings.index_interval_bytes;
         let counts = (self.at.offset_index_entries, self.at.time_index_entries);
         let found = read_indexes(&self.dir, base, end, Some(counts)).await?;
-        let is_hollow = self.hollow.is_some() && base == self.base.segment_base;
-        let found = found.or_else(|| is_hollow.then(Default::default));
+        let found = found.or_else(|| self.is_hollow().then(Default::default));
         let indexer = if let Some(indexes) = found {
             Indexer::resume(base, interval, end, self.at.max_timestamp, indexes)
         } else {
             self.at.offset_index_entries = 0;
             self.at.time_index_entries = 0;
-            self.flush().await?;
-            let file = SharedFile::open(self.path(FileKind::Log)).await?;
+            self.writes.commit().await?;
+            let file = SharedFile::open(self.log_path()).await?;
             index_segment(SegmentFile::Shared(file), base, end, interval).await?
         };
         self.indexer = Some(indexer);
@@ -358,74 +345,73 @@ impl PartitionReplay {
             ..LogCheckpoint::empty_at(base)
         };
         self.written_end = 0;
+        self.file_len = 0;
         self.indexer = Some(Indexer::new(base, self.settings.index_interval_bytes));
     }
 
     /// Exact length, exact indexes, and the producer snapshot at the end of the current segment.
     async fn complete_segment(&mut self) -> Result<(), Error> {
         if self.at.end_position == 0 {
+            if self.accepts_loss && self.file_len > 0 {
+                self.writes.cut(&self.log_path(), 0);
+            }
             return Ok(());
         }
         self.load_indexer().await?;
-        self.flush().await?;
         let end = self.at.end_position;
-        let file = self.file().await?;
-        let len = file.len().await?;
-        if len < end {
-            return Err(self.corrupt(len, Damage::Short { missing: end - len }));
+        if !self.is_hollow() {
+            if self.file_len < end {
+                let missing = end - self.file_len;
+                return Err(self.corrupt(self.file_len, Damage::Short { missing }));
+            }
+            self.writes.cut(&self.log_path(), end);
+            self.file_len = end;
+            if let Some(indexer) = &mut self.indexer {
+                indexer.finish();
+            }
+            self.write_indexes();
         }
-        file.truncate(end).await?;
-        if let Some(indexer) = &mut self.indexer {
-            indexer.finish();
-        }
-        self.write_indexes().await?;
-        let path = self
-            .dir
-            .join(file_name(self.at.next_offset, FileKind::Snapshot));
-        write_plain(&path, 0, &producer_snapshot::encode(&self.at.producers)).await?;
-        self.file = None;
-        file.close().await?;
+        let snapshot = file_name(self.at.next_offset, FileKind::Snapshot);
+        let bytes = producer_snapshot::encode(&self.at.producers);
+        self.writes.put_end(self.dir.join(snapshot), 0, bytes);
         Ok(())
     }
 
     /// Appends the index entries that are not in the index files yet; cuts the files behind them.
-    async fn write_indexes(&mut self) -> Result<(), Error> {
+    fn write_indexes(&mut self) {
         let Some(indexer) = &self.indexer else {
-            return Ok(());
+            return;
         };
         let count = |entries: u32| usize::try_from(entries).unwrap_or(usize::MAX);
         let first = count(self.at.offset_index_entries);
-        let position = first * offset_index::ENTRY_BYTES;
+        let position = to_u64(first * offset_index::ENTRY_BYTES);
         let bytes = indexer.offsets().encode_from(first);
-        write_plain(&self.path(FileKind::OffsetIndex), to_u64(position), &bytes).await?;
+        let path = self.path(FileKind::OffsetIndex);
+        self.writes.put_end(path, position, bytes);
         let first = count(self.at.time_index_entries);
-        let position = first * time_index::ENTRY_BYTES;
+        let position = to_u64(first * time_index::ENTRY_BYTES);
         let bytes = indexer.times().encode_from(first);
-        write_plain(&self.path(FileKind::TimeIndex), to_u64(position), &bytes).await?;
+        let path = self.path(FileKind::TimeIndex);
+        self.writes.put_end(path, position, bytes);
         let entries = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.at.offset_index_entries = entries(indexer.offsets().count());
         self.at.time_index_entries = entries(indexer.times().count());
-        Ok(())
     }
 
-    /// Writes out and closes what it holds.
+    /// Writes out what it holds, so that nothing but the state of the log stays in memory.
     pub(super) async fn put_aside(&mut self) -> Result<(), Error> {
-        self.flush().await?;
-        self.write_indexes().await?;
-        self.indexer = None;
-        if let Some(file) = self.file.take() {
-            file.close().await?;
+        if !self.is_hollow() {
+            self.write_indexes();
         }
+        self.writes.commit().await?;
+        self.indexer = None;
         Ok(())
     }
 
     async fn truncate(&mut self, entry: &Entry) -> Result<(), Error> {
         let number = u64::try_from(entry.base_offset.get()).unwrap_or(0);
-        self.flush().await?;
+        self.writes.commit().await?;
         self.indexer = None;
-        if let Some(file) = self.file.take() {
-            file.close().await?;
-        }
         let cut = (entry.segment_base, entry.file_position);
         let base_end = (self.base.segment_base, self.base.end_position);
         let at_end = (self.at.segment_base, self.at.end_position);
@@ -452,6 +438,7 @@ impl PartitionReplay {
             if let Some(hollow) = &mut self.hollow {
                 hollow.next_offset = None;
             }
+            self.file_len = self.measure().await?;
             remove_above(&self.dir, self.at.segment_base, self.at.next_offset).await?;
         }
         self.gap = None;
@@ -465,6 +452,7 @@ impl PartitionReplay {
     /// Goes back to the base and from there to the cut, by what the files hold by now.
     async fn rewind_to(&mut self, entry: &Entry) -> Result<(), Error> {
         self.at = self.base.clone();
+        self.file_len = self.measure().await?;
         if let Some(hollow) = &mut self.hollow {
             hollow.next_offset = None;
         }
@@ -472,7 +460,7 @@ impl PartitionReplay {
             let is_last = self.at.segment_base == entry.segment_base;
             self.written_end = match is_last {
                 true => entry.file_position,
-                false => fs::file_len(self.path(FileKind::Log)).await?,
+                false => self.measure().await?,
             };
             self.load_indexer().await?;
             if self.written_end > self.at.end_position {
@@ -483,9 +471,10 @@ impl PartitionReplay {
             }
             self.complete_segment().await?;
             self.start_segment(self.at.next_offset);
+            self.file_len = self.measure().await?;
         }
-        let file = self.file().await?;
-        file.truncate(entry.file_position).await?;
+        self.writes.cut(&self.log_path(), entry.file_position);
+        self.file_len = entry.file_position;
         self.at.destaged_position = align_down(entry.file_position);
         remove_above(&self.dir, entry.segment_base, entry.next_offset).await
     }
@@ -494,18 +483,14 @@ impl PartitionReplay {
     async fn cut(&mut self, entry: &Entry) -> Result<(), Error> {
         let (base, end) = (entry.segment_base, entry.file_position);
         let path = self.dir.join(file_name(base, FileKind::Log));
-        if end > 0 || fs::exists(&path).await? {
-            let file = File::open(&path, &PLAIN).await?;
-            if file.len().await? < end {
-                let missing = end - file.len().await?;
-                return Err(Error::corrupt(
-                    path,
-                    end - missing,
-                    Damage::Short { missing },
-                ));
-            }
-            file.truncate(end).await?;
-            file.close().await?;
+        let len = length_of(&path).await?;
+        if len < end {
+            let missing = end - len;
+            return Err(Error::corrupt(path, len, Damage::Short { missing }));
+        }
+        if len > end {
+            self.writes.cut(&path, end);
+            self.writes.commit().await?;
         }
         remove_above(&self.dir, base, entry.next_offset).await?;
         let mut at = LogCheckpoint {
@@ -532,13 +517,19 @@ impl PartitionReplay {
         at.producers = rebuild_producers(&self.dir, &Listing::read(&self.dir).await?, &at).await?;
         self.at = at;
         self.written_end = end;
+        self.file_len = end;
         Ok(())
     }
 
-    /// Completes the directory, but for `partition.state`, whose content it returns.
-    pub(super) async fn complete(&mut self) -> Result<LogCheckpoint, Error> {
-        if let Some(gap) = self.broken.take().or(self.gap.take()) {
-            return Err(gap);
+    /// Completes the directory, but for the rename of `partition.state`, which is written under
+    /// the name that it returns.
+    pub(super) async fn complete(&mut self) -> Result<PathBuf, Error> {
+        let doubt = self.doubt.take().or(self.broken.take());
+        if let Some(error) = doubt.or(self.gap.take()) {
+            if !self.accepts_loss {
+                return Err(error);
+            }
+            tracing::warn!(%error, end = %self.at.next_offset, "the log ends here: loss accepted");
         }
         let at = &mut self.at;
         at.log_start = at.log_start.min(at.next_offset);
@@ -551,12 +542,42 @@ impl PartitionReplay {
         }
         self.complete_segment().await?;
         let (base, next_offset) = (self.at.segment_base, self.at.next_offset);
-        remove_above(&self.dir, base, next_offset).await?;
-        let epochs = self.dir.join(leader_epochs::FILE_NAME);
-        write_plain(&epochs, 0, self.at.epochs.encode().as_bytes()).await?;
+        if self.listing.reaches_above(base, next_offset) {
+            remove_above(&self.dir, base, next_offset).await?;
+        }
+        let epochs = self.at.epochs.encode();
+        let path = self.dir.join(leader_epochs::FILE_NAME);
+        self.writes.put_end(path, 0, epochs);
         self.indexer = None;
         self.at.destaged_position = align_down(self.at.end_position);
-        Ok(self.at.clone())
+        let name = format!("{}{TEMPORARY_SUFFIX}", checkpoint::FILE_NAME);
+        let temporary = self.dir.join(name);
+        let state = self.at.encode_file();
+        self.writes.put_end(temporary.clone(), 0, state);
+        self.writes.commit().await?;
+        Ok(temporary)
+    }
+
+    /// Whether the current segment is the one that lacks bytes. What comes for it goes to a file of
+    /// another name: its own would look whole afterwards, with a hole in it.
+    fn is_hollow(&self) -> bool {
+        self.hollow.is_some() && self.at.segment_base == self.base.segment_base
+    }
+
+    /// Where the current segment's batches go: through the page cache, and all of it is flushed
+    /// before anything is written beside it.
+    fn log_path(&self) -> PathBuf {
+        let path = self.path(FileKind::Log);
+        if !self.is_hollow() {
+            return path;
+        }
+        let mut name = path.into_os_string();
+        name.push(TEMPORARY_SUFFIX);
+        PathBuf::from(name)
+    }
+
+    async fn measure(&self) -> Result<u64, Error> {
+        length_of(&self.log_path()).await
     }
 
     fn path(&self, kind: FileKind) -> PathBuf {
@@ -568,14 +589,54 @@ impl PartitionReplay {
     }
 }
 
-const PLAIN: OpenOptions = OpenOptions {
-    read: true,
-    write: true,
-    create: true,
-    create_new: false,
-    direct: false,
-    dsync: false,
-};
+/// The base of a partition whose records are lost or given up, and its segment's indexes. Entries
+/// of earlier segments than the first entry's are not in the journal any more, so those segments
+/// are complete; from there on everything comes again.
+async fn base_in_segments(
+    dir: &Path,
+    listing: &Listing,
+    idle: &mut Idle,
+    from: BaseFrom,
+    first: Option<&Entry>,
+) -> Result<(LogCheckpoint, Option<Indexer>), Error> {
+    let state = listing.state(dir)?;
+    if from == BaseFrom::Segments
+        && let Some(state) = &state
+        && listing.agrees_with(dir, state)?
+    {
+        return Ok((state.clone(), None));
+    }
+    let known = idle.record.take().or(state);
+    let floor = first.and_then(|entry| listing.logs.range(..=entry.segment_base).next_back());
+    let lowest = first.and_then(|_| listing.logs.first_key_value());
+    let segment = floor.or(lowest).or(listing.logs.last_key_value());
+    let Some((base, len)) = segment else {
+        let start = known.map_or(Offset::ZERO, |known| known.next_offset);
+        return Ok((LogCheckpoint::empty_at(start), None));
+    };
+    let mut scanned = scan_segment(dir, listing, &idle.settings, *base, *len).await?;
+    if let Some(error) = scanned.stopped {
+        let path = dir.join(file_name(*base, FileKind::Log));
+        tracing::info!(path = %path.display(), %error, end = scanned.found.end_position,
+            "the segment is intact up to here");
+    }
+    if let Some(known) = known {
+        let found = &mut scanned.found;
+        found.log_start = found.log_start.max(known.log_start).min(found.next_offset);
+        found.truncations = known.truncations;
+    }
+    scanned.found.destaged_position = align_down(scanned.found.end_position);
+    Ok((scanned.found, Some(scanned.indexer)))
+}
+
+/// Length of the file; none is as good as an empty one.
+async fn length_of(path: &Path) -> Result<u64, Error> {
+    match fs::file_len(path).await {
+        Ok(len) => Ok(len),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Removes the segments above the one at `base` and the snapshots above `next_offset`: the log ends
 /// before.
@@ -595,27 +656,6 @@ pub(super) async fn remove_above(
     }
     for offset in listing.snapshots.range(next_offset.next()..) {
         fs::remove_file(dir.join(file_name(*offset, FileKind::Snapshot))).await?;
-    }
-    Ok(())
-}
-
-/// Writes `bytes` at `position` and cuts the file behind them; nothing is flushed.
-pub(super) async fn write_plain(path: &Path, position: u64, bytes: &[u8]) -> Result<(), Error> {
-    let file = File::open(path, &PLAIN).await?;
-    write_at(&file, position, bytes).await?;
-    file.truncate(position + to_u64(bytes.len())).await?;
-    Ok(file.close().await?)
-}
-
-async fn write_at(file: &File, position: u64, bytes: &[u8]) -> std::io::Result<()> {
-    let mut position = position;
-    for chunk in bytes.chunks(BUFFER_BYTES) {
-        let mut buffer = IoBuf::alloc(chunk.len()).await;
-        if let Some(room) = buffer.get_mut(..chunk.len()) {
-            room.copy_from_slice(chunk);
-        }
-        file.write_at(buffer, chunk.len(), position).await?;
-        position += to_u64(chunk.len());
     }
     Ok(())
 }

@@ -7,14 +7,16 @@
 //! Every error names the file and what was tried. Cancelling abandons the wait, not the work.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::blocking::{self, Kind};
-use super::file::named;
+use super::file::{OpenOptions, named};
 use super::runtime::{self, Runtime};
-use super::sim::SimDisk;
+use super::sim::{SimDisk, SimFile};
 use super::sys;
 
 /// One entry of a directory.
@@ -200,6 +202,143 @@ pub async fn write_atomic(path: impl AsRef<Path>, bytes: impl Into<Vec<u8>>) -> 
     write_file(&temporary, bytes.into(), false).await?;
     rename(&temporary, path).await?;
     sync_dir(directory.unwrap_or(Path::new("."))).await
+}
+
+/// Bytes for one place of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileWrite {
+    /// The file, which is made if it is not there.
+    pub path: PathBuf,
+    /// Where the bytes go.
+    pub position: u64,
+    /// The bytes, in parts.
+    pub parts: Vec<Bytes>,
+    /// Whether the file ends behind them from then on.
+    pub is_end: bool,
+}
+
+/// Carries out `writes` in order, in one go off the shard, through the page cache. Nothing is
+/// flushed, and no file is open before or after.
+pub async fn write_parts(writes: Vec<FileWrite>) -> io::Result<()> {
+    match runtime::current() {
+        Runtime::Uring(_) => {
+            blocking::run(Kind::Files, "write", move || {
+                writes.iter().try_for_each(|write| {
+                    write_one(write).map_err(|error| named(&error, "write", &write.path))
+                })
+            })
+            .await
+        }
+        Runtime::Sim(_) => {
+            for write in writes {
+                let written = write_one_simulated(&write).await;
+                written.map_err(|error| named(&error, "write", &write.path))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn write_one(write: &FileWrite) -> io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    let mut file = options.open(&write.path)?;
+    file.seek(SeekFrom::Start(write.position))?;
+    let mut slices: Vec<IoSlice<'_>> = write.parts.iter().map(|part| IoSlice::new(part)).collect();
+    let mut rest = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut rest, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if write.is_end {
+        let end = file.stream_position()?;
+        file.set_len(end)?;
+    }
+    Ok(())
+}
+
+async fn write_one_simulated(write: &FileWrite) -> io::Result<()> {
+    let options = OpenOptions {
+        write: true,
+        create: true,
+        ..OpenOptions::default()
+    };
+    let file = SimFile::open(&write.path, options).await?;
+    let mut position = write.position;
+    for part in &write.parts {
+        file.write_at(position, part).await?;
+        position += u64::try_from(part.len()).unwrap_or(u64::MAX / 2);
+    }
+    if write.is_end {
+        file.truncate(position).await?;
+    }
+    Ok(())
+}
+
+/// The whole files, in the order asked; none for one that is not there.
+pub async fn read_each(paths: Vec<PathBuf>) -> io::Result<Vec<Option<Vec<u8>>>> {
+    fn found(path: &Path, bytes: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
+        match bytes {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(named(&error, "read", path)),
+        }
+    }
+    match runtime::current() {
+        Runtime::Uring(_) => {
+            blocking::run(Kind::Files, "read", move || {
+                let files = paths.iter().map(|path| found(path, std::fs::read(path)));
+                files.collect()
+            })
+            .await
+        }
+        Runtime::Sim(shard) => {
+            shard.disk_delay().await;
+            let files = paths
+                .iter()
+                .map(|path| found(path, shard.disk().read(path)));
+            files.collect()
+        }
+    }
+}
+
+/// The directory's entries, sorted by name, and the content of those of `names` that are there.
+pub async fn read_dir_with(
+    path: impl AsRef<Path>,
+    names: &'static [&'static str],
+) -> io::Result<(Vec<DirEntry>, Vec<Option<Vec<u8>>>)> {
+    fn contents(
+        path: &Path,
+        entries: &[DirEntry],
+        names: &[&str],
+        read: impl Fn(&Path) -> io::Result<Vec<u8>>,
+    ) -> io::Result<Vec<Option<Vec<u8>>>> {
+        let one = |name: &&str| {
+            let is_there = entries.iter().any(|entry| entry.name == **name);
+            is_there.then(|| read(&path.join(name))).transpose()
+        };
+        names.iter().map(one).collect()
+    }
+    on_disk(
+        "list",
+        path.as_ref(),
+        move |path| {
+            let entries = list(path)?;
+            let found = contents(path, &entries, names, |file| std::fs::read(file))?;
+            Ok((entries, found))
+        },
+        move |disk, path| {
+            let entries = disk.read_dir(path)?;
+            let found = contents(path, &entries, names, |file| disk.read(file))?;
+            Ok((entries, found))
+        },
+    )
+    .await
 }
 
 /// Length of the file.

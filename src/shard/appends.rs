@@ -88,7 +88,7 @@ async fn append(shard: &Rc<Shard>, part: AppendPart) -> Result<(Rc<Partition>, A
         batch,
         log_append_time_ms,
     } = part;
-    let partition = shard.partitions.get(id).ok_or(Error::NotFound)?;
+    let partition = shard.partitions.find(id)?;
     partition.check_open()?;
     room(shard, shard.logs.tail_budget().wait_for_room()).await?;
     prepare(shard, &partition).await?;

@@ -176,5 +176,5 @@ pub enum ShardReply {
     /// The snapshot.
     Metrics(Box<ShardSnapshot>),
     /// Of the storage, if there is one.
-    Health(Option<String>),
+    Health(Option<String>, usize),
 }

@@ -2,7 +2,8 @@
 //!
 //! - [`shard`]: the shard itself: what it holds, how it starts and stops, where calls go.
 //! - [`recovery`]: a data directory at rest, before any shard runs.   - [`lifecycle`]: start, stop.
-//! - `observe`: what metrics and health say.
+//! - [`held`]: journal entries of partitions that could not take them.
+//! - [`observe`]: what metrics and health say.
 //! - [`routing`]: partition to home shard.          - [`mesh`], [`calls`]: one shard asks another.
 //! - [`appends`]: the one queue through which every append of this core reaches the journal.
 //! - `serve`: the calls of other shards.   - `storage`: healthy, disk full, failed.
@@ -17,9 +18,10 @@ pub mod budget;
 pub mod calls;
 pub mod control;
 pub mod groups;
+pub mod held;
 pub mod lifecycle;
 pub mod mesh;
-pub(crate) mod observe;
+pub mod observe;
 pub mod partitions;
 pub mod reads;
 pub mod recovery;

@@ -62,6 +62,15 @@ async fn consumer_lags(shard: &Rc<Shard>) -> Vec<ConsumerLag> {
     lags
 }
 
+/// Whether the broker does its work.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// Why it does not, a line for each shard that complains.
+    pub complaints: Vec<String>,
+    /// Partitions that are not served; all others are.
+    pub offline_partitions: usize,
+}
+
 impl Shard {
     /// A partition's name as people know it.
     pub(crate) fn name(&self, id: TopicPartition) -> String {
@@ -82,12 +91,7 @@ impl Shard {
         metrics.set(Gauge::JournalUsedBytes, self.journal_used(capacity));
         metrics.set(Gauge::OpenFiles, count(self.logs.open_file_count()));
         metrics.set(Gauge::DiskFull, u64::from(self.storage.is_full()));
-        let offline = self
-            .partitions
-            .all()
-            .iter()
-            .filter(|p| p.log().failure().is_some())
-            .count();
+        let offline = self.partitions.offline_count();
         metrics.set(Gauge::OfflinePartitions, count(offline));
         let stalls = executor::stalls();
         metrics.set_counter(Counter::LoopStalls, stalls.stalls);
@@ -147,21 +151,28 @@ impl Shard {
         exposition::render(&facts, &shards)
     }
 
-    /// What keeps the broker from being healthy, a line for each shard that complains.
-    pub async fn complaints(self: &Rc<Self>) -> Vec<String> {
-        let mut complaints = Vec::new();
+    /// What keeps the broker from being healthy, and how many partitions are offline.
+    pub async fn health(self: &Rc<Self>) -> Health {
+        let mut health = Health::default();
         for id in self.shard_ids() {
-            let complaint = if id == self.id() {
-                self.storage.complaint()
+            let (complaint, offline) = if id == self.id() {
+                self.health_here()
             } else {
                 match self.call(id, ShardCall::Health).await {
-                    Some(ShardReply::Health(complaint)) => complaint,
-                    _ => Some("does not answer".to_owned()),
+                    Some(ShardReply::Health(complaint, offline)) => (complaint, offline),
+                    _ => (Some("does not answer".to_owned()), 0),
                 }
             };
-            complaints.extend(complaint.map(|c| format!("shard {id}: {c}")));
+            health.offline_partitions += offline;
+            let complaint = complaint.map(|complaint| format!("shard {id}: {complaint}"));
+            health.complaints.extend(complaint);
         }
-        complaints
+        health
+    }
+
+    /// Why this shard cannot write, if it cannot, and how many of its partitions are offline.
+    pub(crate) fn health_here(&self) -> (Option<String>, usize) {
+        (self.storage.complaint(), self.partitions.offline_count())
     }
 
     /// Bytes of the data directory's file system: all, free.

@@ -11,19 +11,26 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _};
+
 use crate::cluster::metadata::{Image, Topic};
 use crate::config::TopicConfig;
 use crate::config::topic::Durability;
 use crate::journal::journal::Owner;
 use crate::log::context::LogContext;
+use crate::log::delete;
 use crate::log::error as log;
 use crate::log::log::Log;
 use crate::log::settings::LogSettings;
 use crate::model::ids::{LeaderEpoch, TopicId, TopicPartition};
+use crate::partition::error::Error;
 use crate::partition::partition::Partition;
 use crate::rt::{self, Lane};
 use crate::shard::recovery;
 use crate::shard::shard::Shard;
+
+/// Partitions whose files are read at a time while a shard comes up.
+const OPENED_AT_A_TIME: usize = 32;
 
 /// A topic and the settings in force for it; stale when the image has another `Arc` of the topic.
 type Resolved = (Arc<Topic>, Rc<TopicConfig>);
@@ -34,12 +41,32 @@ pub(crate) struct Partitions {
     by_id: RefCell<HashMap<TopicPartition, Rc<Partition>>>,
     by_owner: RefCell<HashMap<Owner, Rc<Partition>>>,
     next_owner: Cell<u64>,
+    /// Partitions that are at home here and could not be opened, and why.
+    offline: RefCell<HashMap<TopicPartition, String>>,
     configs: RefCell<HashMap<TopicId, Resolved>>,
 }
 
 impl Partitions {
     pub(crate) fn get(&self, id: TopicPartition) -> Option<Rc<Partition>> {
         self.by_id.borrow().get(&id).cloned()
+    }
+
+    /// The partition, or why it is not to be had.
+    pub(crate) fn find(&self, id: TopicPartition) -> Result<Rc<Partition>, Error> {
+        if let Some(partition) = self.get(id) {
+            return Ok(partition);
+        }
+        match self.offline.borrow().get(&id) {
+            Some(reason) => Err(Error::Offline(reason.clone())),
+            None => Err(Error::NotFound),
+        }
+    }
+
+    /// How many are offline: not opened, or failed since.
+    pub(crate) fn offline_count(&self) -> usize {
+        let failed = |partition: &&Rc<Partition>| partition.log().failure().is_some();
+        let failed = self.by_id.borrow().values().filter(failed).count();
+        failed + self.offline.borrow().len()
     }
 
     pub(crate) fn by_owner(&self, owner: Owner) -> Option<Rc<Partition>> {
@@ -52,7 +79,7 @@ impl Partitions {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.by_id.borrow().len()
+        self.by_id.borrow().len() + self.offline.borrow().len()
     }
 
     /// When writes to the partition are acknowledged.
@@ -112,23 +139,48 @@ impl Shard {
         recovery::partition_dir(self.data_dir(), topic, id)
     }
 
-    /// Opens every partition of the image that is at home here and not open yet.
+    /// Opens every partition of the image that is at home here and not open yet, a few at a time.
+    /// A damaged one stays offline; the others are served.
     pub(crate) async fn open_partitions(
         self: &Rc<Self>,
         image: &Arc<Image>,
     ) -> Result<(), log::Error> {
+        let mut missing = Vec::new();
         for topic in image.topics() {
             let config = self.topic_config(topic);
             for id in topic.partitions().filter(|id| self.home(*id) == self.id()) {
                 if let Some(partition) = self.partitions.get(id) {
                     partition.log().set_settings(log_settings(&config));
-                    continue;
+                } else if !self.partitions.offline.borrow().contains_key(&id) {
+                    missing.push((id, topic, log_settings(&config)));
                 }
-                let dir = self.partition_dir(topic, id);
-                let log = Log::open(&self.logs, dir, id, log_settings(&config)).await?;
-                self.partitions.add(log, LeaderEpoch(topic.leader_epoch));
-                rt::yield_if_needed().await;
             }
+            rt::yield_if_needed().await;
+        }
+        let opening = missing.into_iter().map(|(id, topic, settings)| async move {
+            let opened = match self.recovered_offline(id) {
+                Some(error) => Err(error.clone()),
+                None => {
+                    let dir = self.partition_dir(topic, id);
+                    Log::open(&self.logs, dir, id, settings).await
+                }
+            };
+            (id, topic.leader_epoch, opened)
+        });
+        let mut opening = stream::iter(opening).buffer_unordered(OPENED_AT_A_TIME);
+        while let Some((id, leader_epoch, opened)) = opening.next().await {
+            match opened {
+                Ok(log) => self.partitions.add(log, LeaderEpoch(leader_epoch)),
+                Err(error) if error.is_damage() => {
+                    if self.recovered_offline(id).is_none() {
+                        recovery::report(image, id, &error);
+                    }
+                    let mut offline = self.partitions.offline.borrow_mut();
+                    offline.insert(id, error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+            rt::yield_if_needed().await;
         }
         Ok(())
     }
@@ -145,7 +197,7 @@ impl Shard {
         if is_altered {
             self.partitions.configs.borrow_mut().clear();
         }
-        self.drop_partitions(&image).await;
+        self.drop_partitions(&before, &image).await;
         if let Err(error) = self.open_partitions(&image).await {
             self.storage.on_log_error(&error);
         }
@@ -154,13 +206,14 @@ impl Shard {
 
     /// Deleted partitions: nothing is accepted, waiters are told, the directory is renamed so that
     /// a topic of the same name can have it, and unlinked in the background.
-    async fn drop_partitions(self: &Rc<Self>, image: &Image) {
+    async fn drop_partitions(self: &Rc<Self>, before: &Image, image: &Image) {
         let gone: Vec<Rc<Partition>> = self
             .partitions
             .all()
             .into_iter()
             .filter(|p| image.topic_by_id(p.id().topic).is_none())
             .collect();
+        self.drop_offline(before, image).await;
         for partition in gone {
             self.partitions.remove(partition.id());
             self.changed.remove(partition.owner());
@@ -169,18 +222,37 @@ impl Shard {
                 .borrow_mut()
                 .remove(&partition.id().topic);
             partition.set_gone();
-            match partition.log().set_aside().await {
-                Ok(renamed) => {
-                    rt::spawn(Lane::Background, "unlink-partition", async move {
-                        if let Err(error) = rt::fs::remove_dir_all(&renamed).await {
-                            tracing::warn!(%error, "unlinked at the next start");
-                        }
-                    })
-                    .detach();
-                }
-                Err(error) => tracing::warn!(%error, "a deleted partition keeps its directory"),
+            unlink(partition.log().set_aside().await);
+        }
+    }
+
+    /// The same for deleted partitions that are offline; what is held of them goes at the next
+    /// start.
+    async fn drop_offline(&self, before: &Image, after: &Image) {
+        let is_gone = |id: &&TopicPartition| after.topic_by_id(id.topic).is_none();
+        let offline = &self.partitions.offline;
+        let gone: Vec<TopicPartition> = offline.borrow().keys().filter(is_gone).copied().collect();
+        for id in gone {
+            offline.borrow_mut().remove(&id);
+            if let Some(topic) = before.topic_by_id(id.topic) {
+                unlink(delete::set_aside(&self.partition_dir(topic, id)).await);
             }
         }
+    }
+}
+
+/// Unlinks a renamed directory in the background.
+fn unlink(renamed: Result<PathBuf, log::Error>) {
+    match renamed {
+        Ok(renamed) => {
+            rt::spawn(Lane::Background, "unlink-partition", async move {
+                if let Err(error) = rt::fs::remove_dir_all(&renamed).await {
+                    tracing::warn!(%error, "unlinked at the next start");
+                }
+            })
+            .detach();
+        }
+        Err(error) => tracing::warn!(%error, "a deleted partition keeps its directory"),
     }
 }
 

@@ -52,7 +52,7 @@ impl Drop for Waiting {
 
 impl Shard {
     fn partition(&self, partition: TopicPartition) -> Result<Rc<Partition>, Error> {
-        self.partitions.get(partition).ok_or(Error::NotFound)
+        self.partitions.find(partition)
     }
 
     pub(crate) fn sizes_here(&self, parts: &[FetchPart]) -> Vec<Result<Available, Error>> {

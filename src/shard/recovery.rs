@@ -4,10 +4,15 @@
 //! Runs on: one executor of its own, at start.
 //! Promises: killed anywhere and repeated, it ends the same. It reads the journals of all shards of
 //! the last run, so a changed number of shards is the normal path.
+//! A partition that cannot take its entries is left offline, with its reason; the entries are kept
+//! in `held.rs`, which tells the crash story. So are those of partitions that may have lost entries
+//! with a damaged block of their journal.
 //! Order: identity checked -> metadata log -> directories of deleted topics removed, foreign ones
-//! adopted -> journals replayed into segments, all of it flushed -> journals retired, surplus ones
-//! removed -> tombstones cleared -> identity stored with the new shard count.
+//! adopted -> held entries and journals replayed into segments, all of it flushed -> what damaged
+//! partitions have in the journals is held -> journals retired, surplus ones removed -> tombstones
+//! cleared -> identity stored with the new shard count.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,16 +22,19 @@ use crate::cluster::metadata::{Image, Record, Topic};
 use crate::cluster::metadata_log::{self, MetadataLog};
 use crate::config::machine::ShardSettings;
 use crate::config::{BrokerConfig, TopicConfig, TopicOverrides};
+use crate::journal::block::{RingId, RunId};
 use crate::journal::checkpoint_file::Retired;
 use crate::journal::replay::{Replay, ReplayError};
 use crate::log::delete::SET_ASIDE_SUFFIX;
-use crate::log::error as log;
+use crate::log::error::{self as log, Damage};
 use crate::log::partition_metadata;
 use crate::log::recovery::{Recovery, RecoveryLimits};
 use crate::model::ids::{PartitionIndex, TopicId, TopicPartition};
 use crate::model::topic_name;
 use crate::rt;
+use crate::shard::held::{self, ToHold};
 use crate::shard::partitions::log_settings;
+use crate::shard::routing;
 
 /// Holds the metadata log.
 pub const METADATA_DIR: &str = "metadata";
@@ -44,6 +52,8 @@ pub struct Recovered {
     pub image: Image,
     /// An empty journal for each shard.
     pub journals: Vec<Retired>,
+    /// Partitions that must not be opened, and why.
+    pub offline: BTreeMap<TopicPartition, log::Error>,
 }
 
 /// Why the directory could not be brought to rest; nothing acknowledged is lost by it.
@@ -61,17 +71,6 @@ pub enum Error {
     /// A partition.
     #[error("{0}")]
     Log(#[from] log::Error),
-    /// A partition whose journaled records cannot be joined to its segment.
-    #[error(
-        "{partition} cannot be recovered: {error}; its journaled records are kept: restore the \
-         file from a backup, or move the partition's directory away, and start again"
-    )]
-    Partition {
-        /// Its directory name.
-        partition: String,
-        /// What is wrong.
-        error: log::Error,
-    },
     /// The file system.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -98,7 +97,8 @@ pub async fn run(
     rt::fs::create_dir_all(data_dir.join(TOPICS_DIR)).await?;
     let (mut metadata, image) = MetadataLog::open(&data_dir.join(METADATA_DIR)).await?;
     let image = tidy_topics(data_dir, &mut metadata, image).await?;
-    let journals = replay(config, settings, &image, shard_count).await?;
+    let counts = (identity.shard_count, shard_count);
+    let (journals, offline) = replay(config, settings, &image, counts).await?;
     let image = clear_tombstones(&mut metadata, image).await?;
     if identity.shard_count != shard_count {
         identity.shard_count = shard_count;
@@ -108,6 +108,7 @@ pub async fn run(
         identity,
         image,
         journals,
+        offline,
     })
 }
 
@@ -265,65 +266,193 @@ pub(crate) fn fresh_topic_id() -> TopicId {
 
 // ---------------------------------------------------------------------- journals
 
-/// Replays the journals of all shards of the last run, flushes, and retires them.
+/// Replays what is held and the journals of all shards of the last run, flushes, and retires the
+/// journals. `counts`: shards of the last run, and of this one.
 async fn replay(
     config: &BrokerConfig,
     settings: &ShardSettings,
     image: &Image,
-    shard_count: u16,
-) -> Result<Vec<Retired>, Error> {
-    let root = config.data_dir.join(JOURNAL_DIR);
-    let mut recovery = Recovery::new(&config.data_dir, limits(settings));
+    counts: (u16, u16),
+) -> Result<(Vec<Retired>, BTreeMap<TopicPartition, log::Error>), Error> {
+    let data_dir = &config.data_dir;
+    let root = data_dir.join(JOURNAL_DIR);
+    let (before, now) = counts;
+    let mut input = Input {
+        recovery: Recovery::new(data_dir, limits(settings, now)),
+        image,
+        shard_count: before,
+        sources: BTreeMap::new(),
+        in_journals: BTreeSet::new(),
+    };
     for topic in image.topics() {
         let topic_config = TopicConfig::resolve(config, &topic.overrides);
         for id in topic.partitions() {
-            let dir = partition_dir(&config.data_dir, topic, id);
-            recovery.add(id, dir, log_settings(&topic_config));
+            let dir = partition_dir(data_dir, topic, id);
+            input.recovery.add(id, dir, log_settings(&topic_config));
         }
     }
+    let held = input.take_held(data_dir).await?;
     let mut replays = Vec::new();
-    for index in 0..shard_count.max(last_run_shards(&root).await?) {
+    for index in 0..now.max(last_run_shards(&root).await?) {
         let mut replay = Replay::open(&shard_dir(&root, index)).await?;
+        input.take_journal(index, &mut replay).await?;
+        replays.push(replay);
+    }
+    let (mut offline, mut recovered) = (BTreeMap::new(), BTreeSet::new());
+    for partition in input.recovery.finish().await? {
+        match partition.outcome {
+            Ok(_) => drop(recovered.insert(partition.topic_partition)),
+            Err(error) => drop(offline.insert(partition.topic_partition, error)),
+        }
+    }
+    let to_hold: Vec<ToHold> = offline
+        .iter()
+        .filter(|(id, _)| !held.contains(*id) || input.in_journals.contains(*id))
+        .map(|(id, error)| ToHold::new(*id, error))
+        .collect();
+    if !to_hold.is_empty() {
+        let dirs = (0..)
+            .zip(&replays)
+            .map(|(index, _)| shard_dir(&root, index));
+        held::hold(data_dir, &dirs.collect::<Vec<_>>(), to_hold).await?;
+    }
+    held::release(data_dir, held.intersection(&recovered).copied()).await?;
+    for (id, error) in &offline {
+        report(image, *id, error);
+    }
+    // From here on segments and held files have everything: the journals may be given up.
+    let mut journals = Vec::new();
+    for (index, replay) in (0u16..).zip(replays) {
+        if index < now {
+            journals.push(replay.retire(Vec::new()).await?);
+        } else {
+            replay.remove().await?;
+        }
+    }
+    Ok((journals, offline))
+}
+
+/// Says once at each start that a partition is offline, and what can be done.
+pub(crate) fn report(image: &Image, id: TopicPartition, error: &log::Error) {
+    let partition = name_of(image, id);
+    let remedy = if error.needs_decision() {
+        "what can be served again without the lost records is decided by `corelog repair`"
+    } else {
+        "restore the file from a backup and start again, or give up what is damaged with \
+         `corelog repair`"
+    };
+    tracing::error!(partition, %error, remedy, "the partition is offline, its records are kept");
+}
+
+/// What recovery is fed with.
+struct Input<'a> {
+    recovery: Recovery,
+    image: &'a Image,
+    /// Of the run that wrote the journals.
+    shard_count: u16,
+    /// Runs whose entries of a partition are in its held file already.
+    sources: BTreeMap<TopicPartition, (RingId, RunId)>,
+    /// Partitions of which the journals have something that is not held yet.
+    in_journals: BTreeSet<TopicPartition>,
+}
+
+impl Input<'_> {
+    /// Takes what is held; tells of which partitions something is.
+    async fn take_held(&mut self, data_dir: &Path) -> Result<BTreeSet<TopicPartition>, Error> {
+        let mut held = BTreeSet::new();
+        for id in held::list(data_dir).await? {
+            if self.image.is_tombstoned(id.topic) {
+                held::release(data_dir, [id]).await?;
+                continue;
+            }
+            if !self.recovery.knows(id) {
+                let topic_partition = id;
+                return Err(log::Error::UnknownPartition { topic_partition }.into());
+            }
+            if let Some(head) = held::replay(data_dir, id, &mut self.recovery).await? {
+                self.sources.insert(id, (head.ring, head.run));
+            }
+            held.insert(id);
+        }
+        Ok(held)
+    }
+
+    async fn take_journal(&mut self, index: u16, replay: &mut Replay) -> Result<(), Error> {
+        let source = replay.source();
         for record in replay.partitions() {
-            if !image.is_tombstoned(record.topic_partition.topic) {
-                recovery.set_record(record.topic_partition, &record.record)?;
+            let id = record.topic_partition;
+            if !self.image.is_tombstoned(id.topic) && self.sources.get(&id) != Some(&source) {
+                self.recovery.set_record(id, &record.record)?;
+                self.in_journals.insert(id);
             }
         }
-        let mut entries = 0u64;
-        while let Some(found) = replay.next_entry().await? {
-            if !image.is_tombstoned(found.entry.topic_partition.topic) {
-                recovery.apply(found.entry).await?;
+        let has_checkpoint = replay.has_current_checkpoint();
+        if !has_checkpoint {
+            for id in self.at_home(index) {
+                self.recovery.read_segments_of(id);
+            }
+        }
+        let (mut entries, mut unknown) = (0u64, 0u64);
+        loop {
+            let entry = match replay.next_entry().await {
+                Ok(Some(found)) => found.entry,
+                Ok(None) => break,
+                Err(ReplayError::Damaged { file, position, .. }) => {
+                    self.take_damage(index, &file, position);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let id = entry.topic_partition;
+            let is_known = self.recovery.knows(id) || has_checkpoint;
+            if self.image.is_tombstoned(id.topic) || self.sources.get(&id) == Some(&source) {
+                // gone, or held already
+            } else if is_known {
+                self.in_journals.insert(id);
+                self.recovery.apply(entry).await?;
                 entries += 1;
+            } else {
+                unknown += 1;
             }
             rt::yield_if_needed().await;
         }
         if entries > 0 {
             tracing::info!(shard = index, entries, end = ?replay.end(), "journal replayed");
         }
-        replays.push(replay);
+        if unknown > 0 {
+            // without a checkpoint the blocks may be of a run before the topics were deleted
+            tracing::warn!(
+                shard = index,
+                entries = unknown,
+                "journal entries of topics that do not exist were passed over"
+            );
+        }
+        Ok(())
     }
-    for partition in recovery.finish().await? {
-        if let Err(error) = partition.outcome {
-            let partition = name_of(image, partition.topic_partition);
-            return Err(Error::Partition { partition, error });
+
+    /// Durable blocks of a journal are lost: whose entries they had, nobody knows.
+    fn take_damage(&mut self, index: u16, file: &Path, position: u64) {
+        tracing::error!(shard = index, file = %file.display(), position,
+            "a durable block of the journal is damaged");
+        for id in self.at_home(index) {
+            let error = log::Error::corrupt(file, position, Damage::Journal);
+            self.recovery.doubt(id, error);
         }
     }
-    // From here on the segments hold everything: the journals may be given up.
-    let mut journals = Vec::new();
-    for (index, replay) in (0u16..).zip(replays) {
-        if index < shard_count {
-            journals.push(replay.retire(Vec::new()).await?);
-        } else {
-            replay.remove().await?;
-        }
+
+    /// Partitions that had their entries in a journal.
+    fn at_home(&self, index: u16) -> Vec<TopicPartition> {
+        let all = self.image.topics().flat_map(|topic| topic.partitions());
+        all.filter(|id| routing::home(*id, self.shard_count).0 == index)
+            .collect()
     }
-    Ok(journals)
 }
 
-fn limits(settings: &ShardSettings) -> RecoveryLimits {
-    let memory_bytes = usize::try_from(settings.pools.tail_bytes).unwrap_or(usize::MAX);
+/// Recovery has the memory of the shards' tails to itself.
+fn limits(settings: &ShardSettings, shard_count: u16) -> RecoveryLimits {
+    let memory_bytes = settings.pools.tail_bytes * u64::from(shard_count);
     RecoveryLimits {
-        memory_bytes,
+        memory_bytes: usize::try_from(memory_bytes).unwrap_or(usize::MAX),
         ..RecoveryLimits::default()
     }
 }

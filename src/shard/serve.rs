@@ -85,7 +85,10 @@ async fn carry_out(shard: &Rc<Shard>, asker: ShardId, call: ShardCall) -> ShardR
         ShardCall::Control(call) => ShardReply::Control(control::carry_out(shard, call).await),
         ShardCall::Group(request) => ShardReply::Group(shard.group_here(request).await),
         ShardCall::Metrics => ShardReply::Metrics(Box::new(shard.metrics_here())),
-        ShardCall::Health => ShardReply::Health(shard.storage.complaint()),
+        ShardCall::Health => {
+            let (complaint, offline) = shard.health_here();
+            ShardReply::Health(complaint, offline)
+        }
         ShardCall::Drain => {
             shard.drain_here().await;
             ShardReply::Done

@@ -9,6 +9,7 @@
 //! directories -> checkpoint.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -22,6 +23,7 @@ use crate::config::BrokerConfig;
 use crate::config::machine::ShardSettings;
 use crate::journal::Journal;
 use crate::log::context::LogContext;
+use crate::log::error as log;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::TopicPartition;
 use crate::model::ids::{ShardId, TopicId};
@@ -62,6 +64,8 @@ pub struct Process {
     pub settings: ShardSettings,
     /// Number of shards.
     pub shard_count: u16,
+    /// Partitions that the start-up found damaged, and how.
+    pub offline: BTreeMap<TopicPartition, log::Error>,
 }
 
 /// One core's part of the broker.
@@ -181,6 +185,11 @@ impl Shard {
     /// Number of shards of this process.
     pub fn shard_count(&self) -> u16 {
         self.process.shard_count
+    }
+
+    /// Why the start-up left a partition offline, if it did.
+    pub(crate) fn recovered_offline(&self, id: TopicPartition) -> Option<&log::Error> {
+        self.process.offline.get(&id)
     }
 
     pub(crate) fn home(&self, partition: TopicPartition) -> ShardId {
