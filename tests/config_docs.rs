@@ -35,9 +35,8 @@ fn every_active_setting_names_the_place_where_it_takes_hold() {
 
 /// Settings whose effect is shown elsewhere than in the tests that run a broker with them.
 const SHOWN_ELSEWHERE: &[&str] = &[
-    "data.dir",         // every test that runs a broker
-    "writes.in.flight", // src/journal/committer.rs, whose decision takes it
-    "allow.volatile",   // tests/settings_broker.rs, by its flag
+    "data.dir",       // every test that runs a broker
+    "allow.volatile", // tests/settings_broker.rs, by its flag
 ];
 
 #[test]

@@ -237,6 +237,49 @@ fn commit_bytes_cuts_a_burst_into_smaller_writes() {
     );
 }
 
+/// The most journal writes at a time while eight producers send 3 MB each.
+fn writes_at_a_time(setting: &str) -> f64 {
+    let admin = free_address();
+    let admin_setting = format!("admin={admin}");
+    let small = ["cores=0", "journal.size=64MiB", "commit.bytes=64KiB"];
+    let broker = Broker::with_settings(&[&small[..], &[setting, &admin_setting]].concat());
+    broker.text(&["topic", "create", "t", "--partitions", "8"]);
+    let lines = format!("{}\n", "x".repeat(10_000)).repeat(300);
+    let producers: Vec<_> = (0..8)
+        .map(|_| {
+            let mut command = broker.command(&["produce", "t"]);
+            let child = command.stdin(std::process::Stdio::piped()).spawn();
+            child.expect("the program starts")
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for mut producer in producers {
+            let lines = &lines;
+            scope.spawn(move || {
+                let mut stdin = producer.stdin.take().expect("piped");
+                stdin.write_all(lines.as_bytes()).expect("taken");
+                drop(stdin);
+                assert!(producer.wait().expect("it ends").success());
+            });
+        }
+    });
+    metric(&admin, "corelog_journal_writes_in_flight_max")
+}
+
+#[test]
+fn writes_in_flight_bounds_the_journal_writes_at_a_time() {
+    let one = writes_at_a_time("writes.in.flight=1");
+    assert!((one - 1.0).abs() < 0.5, "{one} writes at a time, 1 allowed");
+    eventually(
+        "a device that is busy with one full block gets another",
+        || {
+            let most = writes_at_a_time("writes.in.flight=3");
+            assert!(most <= 3.5, "{most} writes at a time, 3 allowed");
+            (most > 1.5).then_some(())
+        },
+    );
+}
+
 #[test]
 fn destage_size_decides_when_records_move_into_their_segments() {
     let destaged = |setting: &str| {

@@ -319,6 +319,8 @@ impl Committer {
             block_bytes,
             completed: completed(first, taken),
         });
+        let most = &mut state.stats.writes_in_flight_max;
+        *most = self.in_flight.len().max(*most);
         let file = state
             .files
             .get(usize::try_from(slot.file).unwrap_or(usize::MAX))

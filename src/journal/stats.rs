@@ -24,6 +24,8 @@ pub struct JournalStats {
     pub written_bytes: u64,
     /// Times that somebody had to wait for room or for the queue.
     pub waits: u64,
+    /// The most writes that were under way, or done and not yet reported, at a time.
+    pub writes_in_flight_max: usize,
 }
 
 impl JournalStats {

@@ -107,6 +107,8 @@ impl Shard {
         let journal = self.journal.stats();
         metrics.set_counter(Counter::Commits, journal.blocks);
         metrics.set_counter(Counter::JournalBytes, journal.written_bytes);
+        let most = count(journal.writes_in_flight_max);
+        metrics.set(Gauge::JournalWritesInFlightMax, most);
         let (groups, rebalances) = self.group_counts();
         metrics.set(Gauge::Groups, count(groups));
         metrics.set_counter(Counter::Rebalances, rebalances);

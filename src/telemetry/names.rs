@@ -81,6 +81,8 @@ metrics! {
         WaitingFetches, "waiting_fetches", "Fetches waiting for data";
         JournalUsedBytes, "journal_used_bytes", "Bytes of the journal that are not free for reuse";
         JournalCapacityBytes, "journal_capacity_bytes", "Size of the journal";
+        JournalWritesInFlightMax, "journal_writes_in_flight_max",
+            "Most journal writes at a time since the start";
         OpenFiles, "open_segment_files", "Open segment and index files";
         DiskFull, "disk_full", "1 while appends are refused because the disk is full";
         OfflinePartitions, "offline_partitions", "Partitions offline after an error";
@@ -92,7 +94,10 @@ metrics! {
 impl Gauge {
     /// Whether the total over shards is the maximum and not the sum.
     pub const fn is_maximum(self) -> bool {
-        matches!(self, Self::LoopLongestMicros | Self::DiskFull)
+        matches!(
+            self,
+            Self::LoopLongestMicros | Self::DiskFull | Self::JournalWritesInFlightMax
+        )
     }
 }
 
