@@ -3,8 +3,11 @@
 mod support;
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use support::no_io_uring::forbid_io_uring;
 use support::{Launch, client, contents, directory};
 
 #[test]
@@ -31,6 +34,30 @@ fn a_second_broker_on_the_same_port_is_refused_and_the_first_keeps_every_connect
         TcpStream::connect_timeout(&address, Duration::from_secs(1)).expect("the first accepts");
     }
     client::create_topic(&first.bootstrap(), "still-here", 1, &[]);
+}
+
+#[test]
+fn a_machine_without_io_uring_is_refused() {
+    let dir = directory();
+    let data_dir = dir.path().join("data");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
+    command.args([
+        "serve",
+        "--admin",
+        "off",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+    ]);
+    command.arg(&data_dir);
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(forbid_io_uring) };
+    let output = command.output().expect("it runs and ends");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("this process may not use io_uring"), "{said}");
+    assert!(contents(&data_dir).is_empty());
 }
 
 #[test]

@@ -4,17 +4,17 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::journal::Journal;
+use crate::journal::config::JournalConfig;
+use crate::journal::entry::{Entry, EntryKind};
+use crate::journal::error::JournalError;
+use crate::journal::journal::{Owner, Position};
+use crate::journal::replay::{Replay, ReplayEnd, ReplayError, ReplayedEntry};
+use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
+use crate::model::offset::Offset;
+use crate::rt::sim::{CrashMode, DiskOp, Fault, Sim, SimDisk};
+use crate::rt::{Lane, fs, sleep, spawn, timeout};
 use bytes::Bytes;
-use corelog::journal::Journal;
-use corelog::journal::config::JournalConfig;
-use corelog::journal::entry::{Entry, EntryKind};
-use corelog::journal::error::JournalError;
-use corelog::journal::journal::{Owner, Position};
-use corelog::journal::replay::{Replay, ReplayEnd, ReplayError, ReplayedEntry};
-use corelog::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
-use corelog::model::offset::Offset;
-use corelog::rt::sim::{CrashMode, DiskOp, Fault, Sim, SimDisk};
-use corelog::rt::{Lane, fs, sleep, spawn, timeout};
 
 const DIR: &str = "/data/journal/shard-000";
 const CHECKPOINT: &str = "/data/journal/shard-000/checkpoint";

@@ -29,12 +29,16 @@ mod committer;
 pub mod config;
 pub mod entry;
 pub mod error;
+#[cfg(test)]
+mod fault_tests;
 pub mod held;
 #[expect(
     clippy::module_inception,
     reason = "the file is named after its main type"
 )]
 pub mod journal;
+#[cfg(test)]
+mod model_tests;
 pub mod replay;
 pub mod reservation;
 pub mod ring;

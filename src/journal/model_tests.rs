@@ -1,25 +1,25 @@
 //! The commit journal against a plain list, on the simulated disk: power failures at any change,
 //! torn, lost and reordered writes, restarts, restarts that fail, wrap-around, failing writes.
 //!
-//! `SIM_SEED=n cargo test --test journal_model` repeats one seed; `SIM_SEEDS=n` runs more of them.
+//! `SIM_SEED=n cargo test --lib journal::model_tests` repeats one seed; `SIM_SEEDS=n` runs more of them.
 
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::journal::Journal;
+use crate::journal::checkpoint::PartitionCheckpoint;
+use crate::journal::config::JournalConfig;
+use crate::journal::entry::{Entry, EntryKind, Payload};
+use crate::journal::error::JournalError;
+use crate::journal::journal::{Owner, Position};
+use crate::journal::replay::{Replay, ReplayedEntry};
+use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
+use crate::model::offset::Offset;
+use crate::rt::sim::{CrashMode, Sim, SimDisk};
+use crate::rt::{Lane, fs, random_u64, sleep, spawn, yield_now};
 use bytes::Bytes;
-use corelog::journal::Journal;
-use corelog::journal::checkpoint::PartitionCheckpoint;
-use corelog::journal::config::JournalConfig;
-use corelog::journal::entry::{Entry, EntryKind, Payload};
-use corelog::journal::error::JournalError;
-use corelog::journal::journal::{Owner, Position};
-use corelog::journal::replay::{Replay, ReplayedEntry};
-use corelog::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
-use corelog::model::offset::Offset;
-use corelog::rt::sim::{CrashMode, Sim, SimDisk};
-use corelog::rt::{Lane, fs, random_u64, sleep, spawn, yield_now};
 
 const DIR: &str = "/data/journal/shard-000";
 

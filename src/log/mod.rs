@@ -40,6 +40,8 @@ pub mod log_start;
 mod log_tests;
 pub mod lookup;
 pub mod lru;
+#[cfg(test)]
+mod model_tests;
 pub mod offset_index;
 pub mod open;
 pub mod partition_metadata;

@@ -3,7 +3,7 @@
 //! stops, kills, power failures at any change (also inside recovery), and another number of shards
 //! after each of them.
 //!
-//! `SIM_SEED=n cargo test --test log_model` repeats one seed; `SIM_SEEDS=n` runs more of them.
+//! `SIM_SEED=n cargo test --lib log::model_tests` repeats one seed; `SIM_SEEDS=n` runs more of them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,29 +11,29 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use corelog::journal::Journal;
-use corelog::journal::checkpoint::PartitionCheckpoint;
-use corelog::journal::checkpoint_file::Retired;
-use corelog::journal::config::JournalConfig;
-use corelog::journal::entry::{Entry, EntryKind};
-use corelog::journal::journal::{Owner, Position};
-use corelog::journal::replay::Replay;
-use corelog::log::LogSettings;
-use corelog::log::context::{ContextLimits, LogContext};
-use corelog::log::destage::{CARRY_BYTES_MAX, DestageAction, DestageFacts, Pressure, choose};
-use corelog::log::log::{Log, NewBatch};
-use corelog::log::producer_state::Verdict;
-use corelog::log::recovery::{Recovery, RecoveryLimits};
-use corelog::model::batch_builder::BatchBuilder;
-use corelog::model::ids::{
+use crate::journal::Journal;
+use crate::journal::checkpoint::PartitionCheckpoint;
+use crate::journal::checkpoint_file::Retired;
+use crate::journal::config::JournalConfig;
+use crate::journal::entry::{Entry, EntryKind};
+use crate::journal::journal::{Owner, Position};
+use crate::journal::replay::Replay;
+use crate::log::LogSettings;
+use crate::log::context::{ContextLimits, LogContext};
+use crate::log::destage::{CARRY_BYTES_MAX, DestageAction, DestageFacts, Pressure, choose};
+use crate::log::log::{Log, NewBatch};
+use crate::log::producer_state::Verdict;
+use crate::log::recovery::{Recovery, RecoveryLimits};
+use crate::model::batch_builder::BatchBuilder;
+use crate::model::ids::{
     LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicPartition,
 };
-use corelog::model::offset::Offset;
-use corelog::model::record_batch::{BatchHeader, iter_batches};
-use corelog::rt::sim::{CrashMode, Sim, SimDisk};
-use corelog::rt::sync::{Notify, Semaphore};
-use corelog::rt::{Lane, fs, random_u64, sleep, spawn};
+use crate::model::offset::Offset;
+use crate::model::record_batch::{BatchHeader, iter_batches};
+use crate::rt::sim::{CrashMode, Sim, SimDisk};
+use crate::rt::sync::{Notify, Semaphore};
+use crate::rt::{Lane, fs, random_u64, sleep, spawn};
+use bytes::{Bytes, BytesMut};
 
 const PARTITIONS: usize = 3;
 const LIVES: u64 = 6;
@@ -757,7 +757,7 @@ fn logs_and_journals_keep_what_they_made_durable() {
             run_seed(seed, &mut totals);
         }));
         if let Err(panic) = outcome {
-            println!("SIM_SEED={seed} cargo test --test log_model");
+            println!("SIM_SEED={seed} cargo test --lib log::model_tests");
             std::panic::resume_unwind(panic);
         }
     }

@@ -49,6 +49,8 @@ mod uring;
 #[cfg(test)]
 mod file_tests;
 #[cfg(test)]
+mod forbidden_tests;
+#[cfg(test)]
 mod net_tests;
 #[cfg(test)]
 mod task_tests;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use super::executor::{ShardSpec, run_on_cores};
+use super::executor::ShardSpec;
 use super::net::{PortClaim, TcpListener, TcpStream};
-use super::testing::{dir, on_uring};
+use super::testing::{dir, on_uring, run_on_cores};
 use super::{Lane, SharedFile, sleep, spawn, timeout};
 
 fn any() -> SocketAddr {

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::executor::{self, Error, ShardSpec, run_on_cores};
-use super::testing::{on_both, on_uring};
+use super::executor::{self, Error, ShardSpec};
+use super::testing::{on_both, on_uring, run_on_cores};
 use super::{
     Lane, blocking, cross, machine, now, sleep, spawn, timeout, yield_if_needed, yield_now,
 };

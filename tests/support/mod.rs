@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub mod client;
+pub mod no_io_uring;
 pub mod raw;
 
 /// How long a start may take before the test fails. The machine may be busy with other tests.
