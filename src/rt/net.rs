@@ -11,6 +11,7 @@
 //! is sent by sendfile(2) on the blocking pool: cold pages make a pool thread wait, never the
 //! shard, and a peer that does not read makes nobody wait but its own connection.
 
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
@@ -30,6 +31,14 @@ const BACKLOG: i32 = 4096;
 
 /// Room made for a read when the buffer has none.
 const READ_ROOM: usize = 16 << 10;
+
+/// The most that `read_small` brings at once.
+pub const SMALL_READ_BYTES: usize = 16 << 10;
+
+thread_local! {
+    /// Where `read_small` receives: a connection that waits holds no memory for what may come.
+    static SMALL_READ: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(SMALL_READ_BYTES));
+}
 
 /// Slices given to one write.
 const SLICES_MAX: usize = 128;
@@ -135,6 +144,7 @@ struct Inner {
     socket: PollableFd<Arc<Socket>>,
     peer: SocketAddr,
     local: SocketAddr,
+    sent_bytes: Cell<u64>,
 }
 
 impl TcpStream {
@@ -173,6 +183,7 @@ impl TcpStream {
                 socket,
                 peer,
                 local,
+                sent_bytes: Cell::new(0),
             }),
         })
     }
@@ -185,6 +196,17 @@ impl TcpStream {
     /// The address that the other end connected to.
     pub fn local_addr(&self) -> SocketAddr {
         self.inner.local
+    }
+
+    /// Bytes that the kernel has taken so far: tells whether a write that takes long gets on.
+    pub fn sent_bytes(&self) -> u64 {
+        self.inner.sent_bytes.get()
+    }
+
+    fn note_sent(&self, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        let sent = &self.inner.sent_bytes;
+        sent.set(sent.get().saturating_add(count));
     }
 
     /// Sends small writes at once (the default here), or lets the kernel collect them.
@@ -205,6 +227,28 @@ impl TcpStream {
             buf.reserve(READ_ROOM);
         }
         self.read_at_most(buf, usize::MAX).await
+    }
+
+    /// Appends what has arrived to `buf`, at most `SMALL_READ_BYTES`, making room for exactly that;
+    /// waits for something; 0 at the end of the stream.
+    ///
+    /// Cancel: safe; nothing is lost.
+    pub async fn read_small(&self, buf: &mut BytesMut) -> io::Result<usize> {
+        yield_if_needed().await;
+        loop {
+            let received = SMALL_READ.with_borrow_mut(|room| {
+                room.clear();
+                let received = sys::recv_spare(self.socket(), room, SMALL_READ_BYTES)?;
+                buf.extend_from_slice(room);
+                Ok(received)
+            });
+            match received {
+                Ok(count) => return Ok(count),
+                Err(error) if would_block(&error) => readable(&self.inner.socket).await?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Appends exactly `count` bytes to `buf`; makes room for them all at once.
@@ -259,7 +303,10 @@ impl TcpStream {
             yield_if_needed().await;
             match self.send_slices(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => advance(rest, written),
+                Ok(written) => {
+                    self.note_sent(written);
+                    advance(rest, written);
+                }
                 Err(error) if would_block(&error) => writable(&self.inner.socket).await?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -296,6 +343,7 @@ impl TcpStream {
                 send_chunk(&socket, &file, at, chunk)
             })
             .await?;
+            self.note_sent(sent.bytes);
             at += u64::try_from(sent.bytes).unwrap_or(u64::MAX);
             match sent.stopped {
                 Stopped::Done => {}

@@ -5,41 +5,30 @@
 //! the other, so that their batches reach each partition in request order, while the answers before
 //! them are still being waited for. Any other request starts when every answer before it has been
 //! written: Kafka handles one request of a connection at a time, clients rely on it.
-//! Limits: a frame is charged to its pool before its body is read; `PIPELINED_MAX` answers wait at
-//! most; a body that does not arrive, or a response that makes no progress, ends the connection.
+//! Limits: `PIPELINED_MAX` answers wait at most; a body that does not arrive (`frames`), or a
+//! response that makes no progress (`writing`), ends the connection.
 
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::rt::net::TcpStream;
 use crate::rt::sync::{Notify, Queue};
 use crate::rt::{self, Lane};
 use crate::server::dispatch;
 use crate::server::fetch_session::SharedSessions;
-use crate::server::response::{Part, Response};
+use crate::server::frames::Frames;
+use crate::server::response::Response;
+use crate::server::writing;
 use crate::shard::budget::Charge;
 use crate::shard::shard::Shard;
-use crate::telemetry::names::{Counter, Gauge};
+use crate::telemetry::names::Gauge;
 use crate::wire::api::ApiKey;
 
 /// Answers of one connection that may wait for durability at a time.
 const PIPELINED_MAX: usize = 256;
-/// What is read at once after a small frame: many small ones may follow.
-const READ_SIZE_BYTES: usize = 64 << 10;
-/// Frames from this size on get a buffer of their own, of exactly their size.
-const OWN_BUFFER_SIZE_BYTES_MIN: usize = 16 << 10;
-/// The body of a frame whose head has arrived must be complete within this time.
-const BODY_DEADLINE: Duration = Duration::from_secs(30);
-/// A response of which the client takes nothing for this long ends the connection.
-const RESPONSE_STALL: Duration = Duration::from_secs(60);
-/// Length prefix, API key.
-const HEAD_SIZE: usize = 6;
-/// API key, version, correlation id, client id length: no request is shorter.
-const FRAME_SIZE_BYTES_MIN: usize = 10;
 
 /// What the writer does when an answer's turn has come.
 pub(crate) enum Answer {
@@ -111,12 +100,7 @@ pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, stream
         let (shared, shard, stream) = (shared.clone(), shard.clone(), stream.clone());
         async move { write_answers(&shared, &shard, &stream).await }
     });
-    let mut requests = Requests {
-        shard: shard.clone(),
-        stream,
-        buffer: BytesMut::new(),
-        was_large: false,
-    };
+    let mut requests = Frames::new(shard.clone(), stream);
     let end = serve(&shared, &mut requests, &fetch_sessions, (peer, local)).await;
     shared.answers.close();
     match end {
@@ -133,11 +117,11 @@ pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, stream
 
 async fn serve(
     shared: &Shared,
-    requests: &mut Requests,
+    requests: &mut Frames,
     fetch_sessions: &SharedSessions,
     addresses: (SocketAddr, SocketAddr),
 ) -> End {
-    let shard = requests.shard.clone();
+    let shard = requests.shard().clone();
     loop {
         let (frame, charge) = match requests.next().await {
             Ok(Some(frame)) => frame,
@@ -168,140 +152,10 @@ fn is_produce(frame: &Bytes) -> bool {
     frame.get(..2) == Some(&ApiKey::Produce.code().to_be_bytes()[..])
 }
 
-/// Frames off the socket, each charged to its pool.
-///
-/// After a large frame only the head of the next one is read at first: then its size is known, its
-/// body is received where it will stay, and nothing behind it is taken along. After a small frame
-/// as much is read as there is: one system call brings many.
-struct Requests {
-    shard: Rc<Shard>,
-    stream: Rc<TcpStream>,
-    buffer: BytesMut,
-    /// Whether the frame before had a buffer of its own.
-    was_large: bool,
-}
-
-impl Requests {
-    /// The next frame without its length prefix; `None` when the client is done or idle too long.
-    async fn next(&mut self) -> Result<Option<(Bytes, Charge)>, End> {
-        let idle = self
-            .shard
-            .config()
-            .connections_max_idle
-            .unwrap_or(Duration::MAX);
-        while self.buffer.len() < HEAD_SIZE {
-            // an impossible length ends the connection even if nothing follows it
-            self.size()?;
-            let read = rt::timeout(idle, self.read_head()).await;
-            match read {
-                None => return Ok(None),
-                Some(Ok(0)) if self.buffer.is_empty() => return Ok(None),
-                Some(Ok(0)) => return Err(End::Refused("cut off within a request".into())),
-                Some(read) => read?,
-            };
-        }
-        let (size, api_key) = self.head()?;
-        let charge = if api_key == ApiKey::Produce.code() {
-            self.shard.budget.charge_produce(size).await
-        } else {
-            self.shard.budget.charge_control(size).await
-        };
-        let whole = size + 4;
-        self.was_large = whole >= OWN_BUFFER_SIZE_BYTES_MIN;
-        let mut frame = if self.was_large {
-            self.large_frame(whole).await?
-        } else {
-            self.small_frame(whole).await?
-        }
-        .freeze();
-        let received = u64::try_from(whole).unwrap_or(u64::MAX);
-        self.shard.metrics.add(Counter::BytesReceived, received);
-        bytes::Buf::advance(&mut frame, 4);
-        Ok(Some((frame, charge)))
-    }
-
-    /// A frame alone in its memory, so that its batch is patched and kept in place. What was read
-    /// before its size was known is copied.
-    async fn large_frame(&mut self, whole: usize) -> Result<BytesMut, End> {
-        let mut frame = BytesMut::with_capacity(whole);
-        let begun = self.buffer.len().min(whole);
-        frame.extend_from_slice(&self.buffer.split_to(begun));
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::new(); // an idle connection holds no memory for it
-        }
-        while frame.len() < whole {
-            let missing = whole - frame.len();
-            let read = self.stream.read_at_most(&mut frame, missing);
-            body(rt::timeout(BODY_DEADLINE, read).await)?;
-        }
-        Ok(frame)
-    }
-
-    /// A frame cut off the front of the buffer, which it shares with its neighbours.
-    async fn small_frame(&mut self, whole: usize) -> Result<BytesMut, End> {
-        while self.buffer.len() < whole {
-            self.buffer.reserve(READ_SIZE_BYTES / 2);
-            let read = self.stream.read_some(&mut self.buffer);
-            body(rt::timeout(BODY_DEADLINE, read).await)?;
-        }
-        Ok(self.buffer.split_to(whole))
-    }
-
-    async fn read_head(&mut self) -> std::io::Result<usize> {
-        if self.was_large {
-            let missing = HEAD_SIZE - self.buffer.len();
-            self.buffer.reserve(missing);
-            return self.stream.read_at_most(&mut self.buffer, missing).await;
-        }
-        self.buffer.reserve(READ_SIZE_BYTES);
-        self.stream.read_some(&mut self.buffer).await
-    }
-
-    /// Size and API key of the frame at the front, checked before anything is allocated for it.
-    fn head(&self) -> Result<(usize, i16), End> {
-        let size = self.size()?.expect("HEAD_SIZE is more than a length");
-        let key = self
-            .buffer
-            .get(4..HEAD_SIZE)
-            .and_then(|key| key.first_chunk::<2>());
-        Ok((
-            size,
-            i16::from_be_bytes(*key.expect("HEAD_SIZE is as much")),
-        ))
-    }
-
-    /// Size of the frame at the front, within its limits; `None` while its length is not here yet.
-    fn size(&self) -> Result<Option<usize>, End> {
-        let Some(length) = self.buffer.first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let length = i32::from_be_bytes(*length);
-        let limit = self.shard.settings().request_bytes_max;
-        match usize::try_from(length) {
-            Ok(size) if size < FRAME_SIZE_BYTES_MIN => Err(End::Refused(format!(
-                "request of {size} bytes is too short"
-            ))),
-            Ok(size) if size <= limit => Ok(Some(size)),
-            _ => Err(End::Refused(format!(
-                "request of {length} bytes is outside socket.request.max.bytes={limit}"
-            ))),
-        }
-    }
-}
-
-/// Checks one read of a body: it has its deadline, and the client may not leave within it.
-fn body(read: Option<std::io::Result<usize>>) -> Result<(), End> {
-    match read {
-        None => Err(End::Refused("the body of a request did not arrive".into())),
-        Some(Ok(0)) => Err(End::Refused("cut off within a request".into())),
-        Some(read) => Ok(read.map(drop)?),
-    }
-}
-
 async fn write_answers(shared: &Shared, shard: &Shard, stream: &TcpStream) {
     while let Some((answer, in_flight)) = shared.answers.pop().await {
         let written = match answer.await {
-            Answer::Write(response) => write(shard, stream, response).await,
+            Answer::Write(response) => writing::write(shard, stream, response).await,
             Answer::Nothing => Ok(()),
             Answer::Close => Err(std::io::ErrorKind::ConnectionAborted.into()),
         };
@@ -320,31 +174,4 @@ async fn write_answers(shared: &Shared, shard: &Shard, stream: &TcpStream) {
     shared.unwritten.set(0);
     shared.all_written.notify_all();
     drop(stream.shutdown(Shutdown::Both)); // it may be gone already
-}
-
-async fn write(shard: &Shard, stream: &TcpStream, response: Response) -> std::io::Result<()> {
-    let mut memory: Vec<Bytes> = Vec::new();
-    shard.metrics.add(Counter::BytesSent, response.size_bytes());
-    for part in response.parts {
-        match part {
-            Part::Memory(bytes) => memory.push(bytes),
-            Part::File {
-                file,
-                position,
-                size_bytes,
-            } => {
-                stalled(stream.write_all_vectored(&mut memory)).await?;
-                memory.clear();
-                stalled(stream.send_file(&file, position, size_bytes)).await?;
-            }
-        }
-    }
-    stalled(stream.write_all_vectored(&mut memory)).await
-}
-
-async fn stalled<T>(write: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
-    match rt::timeout(RESPONSE_STALL, write).await {
-        Some(written) => written,
-        None => Err(std::io::ErrorKind::TimedOut.into()),
-    }
 }

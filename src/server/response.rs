@@ -40,6 +40,15 @@ impl Response {
     }
 }
 
+/// Bytes of memory in `parts`; file ranges hold none.
+pub(crate) fn memory_bytes(parts: &[Part]) -> usize {
+    let size = |part: &Part| match part {
+        Part::Memory(bytes) => bytes.len(),
+        Part::File { .. } => 0,
+    };
+    parts.iter().map(size).sum()
+}
+
 impl From<Bytes> for Response {
     fn from(bytes: Bytes) -> Self {
         Self {

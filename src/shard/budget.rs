@@ -6,7 +6,8 @@
 //! request has a pool of its own.
 //! Invariants: [pool-order] request, then response, tail, journal: nobody waits for an earlier pool
 //! while holding a later one. The tail is bounded by `log::tail`, journal buffers by the journal.
-//! Limits: a frame larger than its pool takes the whole pool, alone.
+//! Limits: a Produce frame larger than its pool takes the whole pool, alone; an answer holds at most
+//! a part of the response pool, so that clients that do not read cannot take it all at once.
 
 use crate::config::machine::MemoryPools;
 use crate::rt::sync::{Permit, Semaphore};
@@ -35,7 +36,7 @@ impl Pool {
 
     async fn charge(&self, size_bytes: usize) -> Charge {
         Charge {
-            _permit: self.room.acquire(size_bytes.min(self.size_bytes)).await,
+            permit: self.room.acquire(size_bytes.min(self.size_bytes)).await,
         }
     }
 
@@ -47,11 +48,21 @@ impl Pool {
 /// Memory held by one request, from before its body is read until its answer is written.
 #[derive(Debug)]
 pub struct Charge {
-    _permit: Permit,
+    permit: Permit,
 }
 
-/// One request of this size always fits the pool of all requests but Produce.
+impl Charge {
+    /// Gives back what is above `size_bytes`.
+    pub fn shrink_to(&mut self, size_bytes: usize) {
+        let surplus = self.permit.count().saturating_sub(size_bytes);
+        drop(self.permit.split(surplus));
+    }
+}
+
+/// Part of the request pool that all requests but Produce have to themselves.
 const CONTROL_DIVISOR: u64 = 4;
+/// Answers of the largest size that the response pool holds.
+const RESPONSES_AT_ONCE: usize = 8;
 
 impl Budget {
     /// The request pool of the shard, divided: most of it for Produce.
@@ -73,6 +84,26 @@ impl Budget {
     /// Waits for room for any other frame.
     pub async fn charge_control(&self, size_bytes: usize) -> Charge {
         self.control.charge(size_bytes).await
+    }
+
+    /// The largest request other than Produce.
+    pub fn control_bytes_max(&self) -> usize {
+        self.control.size_bytes
+    }
+
+    /// Whether somebody waits for room for a request.
+    pub fn is_request_awaited(&self) -> bool {
+        self.produce.room.waiting() > 0 || self.control.room.waiting() > 0
+    }
+
+    /// The most that one answer may hold, one batch excepted (KIP-74).
+    pub fn response_bytes_max(&self) -> usize {
+        self.response.size_bytes / RESPONSES_AT_ONCE
+    }
+
+    /// Whether somebody waits for room for an answer.
+    pub fn is_response_awaited(&self) -> bool {
+        self.response.room.waiting() > 0
     }
 
     /// Waits for room for the records of an answer, which are held until it is written.

@@ -23,7 +23,7 @@ use crate::server::context::RequestContext;
 use crate::server::errors;
 use crate::server::fetch_session::{FetchSession, FetchSessions, NO_SESSION, Turn};
 use crate::server::handlers::topic_lookup::find_topic;
-use crate::server::response::{Part, Response};
+use crate::server::response::{self, Part, Response};
 use crate::telemetry::names::Gauge;
 use crate::wire::fetch::{
     self, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopic, FetchTopicResponse,
@@ -51,7 +51,9 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
     let deadline = rt::now() + wait;
     let min_bytes = u64::try_from(request.min_bytes).unwrap_or(0);
     let limit = usize::try_from(request.max_bytes).unwrap_or(0);
-    let limit = limit.min(ctx.config().fetch_max_bytes);
+    let limit = limit
+        .min(ctx.config().fetch_max_bytes)
+        .min(ctx.shard.budget.response_bytes_max());
     loop {
         let sizes = sizes(ctx, &asked).await;
         let is_over = rt::now() >= deadline || ctx.shard.is_stopping();
@@ -60,11 +62,12 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
             let (numbers, parts): (Vec<usize>, Vec<FetchPart>) =
                 share_out(&asked, &sizes, limit).into_iter().unzip();
             let size_bytes = parts.iter().map(|part| part.size_bytes_max).sum();
-            let charge = ctx.shard.budget.charge_response(size_bytes).await;
+            let mut charge = ctx.shard.budget.charge_response(size_bytes).await;
             let fetched = ctx.shard.read(parts).await;
             let fetched = numbers.into_iter().zip(fetched).collect();
             let told = Told::new(topics, sizes, fetched);
             let parts = answer(ctx, request, &turn, told)?;
+            charge.shrink_to(response::memory_bytes(&parts)); // file ranges hold none
             return Ok(Response {
                 parts,
                 _charge: Some(charge),

@@ -1,0 +1,93 @@
+//! Clients that do not read, or send a byte now and then, beside clients that do.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use support::{Launch, client, directory};
+
+/// A Fetch v4 of one partition from its start, 50 MiB at most.
+fn fetch_frame(topic: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(1_i16.to_be_bytes()); // Fetch
+    body.extend(4_i16.to_be_bytes());
+    body.extend(7_i32.to_be_bytes());
+    body.extend((-1_i16).to_be_bytes()); // no client id
+    body.extend((-1_i32).to_be_bytes()); // a consumer
+    body.extend(100_i32.to_be_bytes()); // wait ms
+    body.extend(1_i32.to_be_bytes()); // min bytes
+    body.extend((50_i32 << 20).to_be_bytes());
+    body.push(0); // read uncommitted
+    body.extend(1_i32.to_be_bytes());
+    body.extend(i16::try_from(topic.len()).expect("short").to_be_bytes());
+    body.extend(topic.as_bytes());
+    body.extend(1_i32.to_be_bytes());
+    body.extend(0_i32.to_be_bytes());
+    body.extend(0_i64.to_be_bytes());
+    body.extend((50_i32 << 20).to_be_bytes());
+    framed(&body)
+}
+
+fn framed(body: &[u8]) -> Vec<u8> {
+    let length = i32::try_from(body.len()).expect("small");
+    [&length.to_be_bytes()[..], body].concat()
+}
+
+#[test]
+fn clients_that_do_not_read_leave_room_for_those_that_do() {
+    let dir = directory();
+    let broker = Launch::new(dir.path())
+        .flag("--memory-per-shard", "32MiB")
+        .start();
+    client::create_topic(&broker.bootstrap(), "unread", 1, &[]);
+    let values = (0..300).map(|_| vec![b'u'; 30_000]);
+    client::produce(&broker.bootstrap(), "unread", 0, values, &[]);
+    let hogs: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut socket = TcpStream::connect(broker.bootstrap()).expect("accepted");
+            // several: the first answers disappear in the buffers of the sockets
+            for _ in 0..8 {
+                socket.write_all(&fetch_frame("unread")).expect("taken");
+            }
+            socket
+        })
+        .collect();
+    let reads = client::read_partition(&broker.bootstrap(), "unread", 0, 0);
+    assert_eq!(reads.len(), 300);
+    drop(hogs);
+}
+
+#[test]
+fn a_body_that_stalls_gives_its_memory_to_those_who_wait() {
+    let dir = directory();
+    let broker = Launch::new(dir.path())
+        .flag("--memory-per-shard", "32MiB")
+        .flag("--cores", "0")
+        .start();
+    client::create_topic(&broker.bootstrap(), "stalled", 1, &[]);
+    // heads of Produce requests that fill the pool; their bodies never come
+    let mut stalled: Vec<TcpStream> = (0..3)
+        .map(|_| {
+            let mut socket = TcpStream::connect(broker.bootstrap()).expect("accepted");
+            let size: i32 = 5 << 20;
+            socket.write_all(&size.to_be_bytes()).expect("taken");
+            socket.write_all(&[0, 0, 0, 7]).expect("taken"); // Produce v7
+            socket
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    client::produce(
+        &broker.bootstrap(),
+        "stalled",
+        0,
+        [b"through".to_vec()],
+        &[],
+    );
+    let first = &mut stalled[0];
+    first
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("set");
+    assert_eq!(first.read(&mut [0; 1]).expect("closed"), 0);
+}
