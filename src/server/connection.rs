@@ -24,7 +24,7 @@ use crate::server::response::Response;
 use crate::server::writing;
 use crate::shard::budget::Charge;
 use crate::shard::shard::Shard;
-use crate::telemetry::names::Gauge;
+use crate::telemetry::names::{Counter, Gauge};
 use crate::wire::api::ApiKey;
 
 /// Answers of one connection that may wait for durability at a time.
