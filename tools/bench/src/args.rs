@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::numbers::parse_bytes;
+use crate::sink::SinkOptions;
+use crate::stamp::Stamping;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -26,7 +28,78 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Write records; latency from due to acknowledged
+    #[command(args_override_self = true)]
     Produce(Load),
+    /// Read records, as fast as they come
+    #[command(args_override_self = true)]
+    Consume(Load),
+    /// Write and read; latency from due to received
+    #[command(args_override_self = true)]
+    EndToEnd(Load),
+    /// Write and read at the same time, each with its own figures
+    #[command(args_override_self = true)]
+    Mixed(Load),
+    /// Hold connections open and send nothing
+    #[command(args_override_self = true)]
+    Idle(Load),
+    /// A broker that misbehaves on purpose, for the tests of this tool
+    #[command(hide = true)]
+    Sink(SinkOptions),
+}
+
+/// The kinds of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Produce,
+    Consume,
+    EndToEnd,
+    Mixed,
+    Idle,
+}
+
+impl Mode {
+    /// As on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Produce => "produce",
+            Self::Consume => "consume",
+            Self::EndToEnd => "end-to-end",
+            Self::Mixed => "mixed",
+            Self::Idle => "idle",
+        }
+    }
+
+    /// Whether there are producers.
+    pub(crate) const fn produces(self) -> bool {
+        matches!(self, Self::Produce | Self::EndToEnd | Self::Mixed)
+    }
+
+    /// Whether there are consumers.
+    pub(crate) const fn consumes(self) -> bool {
+        matches!(self, Self::Consume | Self::EndToEnd | Self::Mixed)
+    }
+}
+
+/// Where consumers begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum From {
+    Beginning,
+    End,
+}
+
+/// Rates to try one after the other.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Sweep(pub(crate) Vec<Rate>);
+
+impl FromStr for Sweep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rates = text.strip_prefix("rate=").ok_or("rate=A,B,C is expected")?;
+        let rates: Result<Vec<Rate>, String> = rates.split(',').map(str::parse).collect();
+        rates.map(Self)
+    }
 }
 
 /// Records per second, over all connections.
@@ -164,6 +237,42 @@ pub(crate) struct Load {
     /// Records per second over all connections (30k and 2M are understood), or `max`
     #[arg(long, value_name = "R|max", default_value = "max")]
     pub(crate) rate: Rate,
+    /// Consumers that each read everything (end-to-end, mixed and consume)
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) consumers: usize,
+    /// Connections of each consumer, which share the partitions
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) consumer_connections: usize,
+    /// Where consumers begin (default: beginning for consume, else end)
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(crate) from: Option<From>,
+    /// consume: stop at what was the end of each partition at the start
+    #[arg(long)]
+    pub(crate) until_end: bool,
+    /// Longest wait of a Fetch for its first byte
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    pub(crate) fetch_wait: i32,
+    /// Bytes that a Fetch waits for
+    #[arg(long, value_name = "BYTES", default_value = "1", value_parser = parse_bytes)]
+    pub(crate) fetch_min: u64,
+    /// Most bytes of a Fetch
+    #[arg(long, value_name = "BYTES", default_value = "50MiB", value_parser = parse_bytes)]
+    pub(crate) fetch_max: u64,
+    /// Most bytes of a partition in a Fetch
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_bytes)]
+    pub(crate) partition_max: u64,
+    /// Consumers compute the checksum of every batch
+    #[arg(long)]
+    pub(crate) check_crc: bool,
+    /// Number and check every record: nothing lost, twice, out of order or damaged; exit code 1 if
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Run once for each rate, for a curve of latency over throughput
+    #[arg(long, value_name = "rate=A,B,C")]
+    pub(crate) sweep: Option<Sweep>,
+    /// Draw the result
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
     /// How long to measure
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     pub(crate) duration: f64,
@@ -188,13 +297,51 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// How much each record says about itself.
+    pub(crate) const fn stamping(&self, mode: Mode) -> Stamping {
+        match mode {
+            _ if self.verify => Stamping::Full,
+            Mode::EndToEnd => Stamping::Due,
+            _ => Stamping::None,
+        }
+    }
+
+    /// Where consumers begin.
+    pub(crate) fn begins(&self, mode: Mode) -> From {
+        self.from.unwrap_or(match mode {
+            Mode::Consume => From::Beginning,
+            _ => From::End,
+        })
+    }
+
     /// What the parser cannot know: ranges and what belongs together.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self, mode: Mode) -> Result<(), String> {
+        if mode == Mode::Consume && self.topic.is_none() {
+            return Err("consume needs --topic".to_owned());
+        }
+        if self.until_end && mode != Mode::Consume {
+            return Err("--until-end is for consume".to_owned());
+        }
+        if self.sweep.is_some() && !mode.produces() {
+            return Err("--sweep needs a mode that produces".to_owned());
+        }
+        let need = self.stamping(mode).len() as u64;
+        if mode.produces() && self.record_size < need {
+            return Err(format!(
+                "--record-size must be at least {need} for what records carry"
+            ));
+        }
+        self.check_ranges()
+    }
+
+    fn check_ranges(&self) -> Result<(), String> {
         let at_least_one = [
             ("--topics", self.topics),
             ("--partitions", self.partitions),
             ("--connections", self.connections),
             ("--in-flight", self.in_flight),
+            ("--consumers", self.consumers),
+            ("--consumer-connections", self.consumer_connections),
             ("--partitions-per-request", self.partitions_per_request),
         ];
         for (flag, value) in at_least_one {
@@ -221,6 +368,9 @@ impl Load {
         for (flag, value) in [
             ("--record-size", self.record_size),
             ("--batch-size", self.batch_size),
+            ("--fetch-min", self.fetch_min),
+            ("--fetch-max", self.fetch_max),
+            ("--partition-max", self.partition_max),
         ] {
             if value > 1 << 30 {
                 return Err(format!("{flag} must be at most 1 GiB"));

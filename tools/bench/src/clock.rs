@@ -28,6 +28,16 @@ impl Clock {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Nanoseconds since 1970.
+    pub(crate) const fn unix_ns(&self, now: Nanos) -> u64 {
+        self.started_unix_ns + now
+    }
+
+    /// What `unix_ns` was made from; 0 for times before the start.
+    pub(crate) const fn since_start(&self, unix_ns: u64) -> Nanos {
+        unix_ns.saturating_sub(self.started_unix_ns)
+    }
+
     /// Milliseconds since 1970, as records carry them.
     pub(crate) fn unix_ms(&self, now: Nanos) -> i64 {
         i64::try_from((self.started_unix_ns + now) / 1_000_000).unwrap_or(i64::MAX)

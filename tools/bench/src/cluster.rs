@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteTopicsRequest, MetadataRequest, MetadataResponse, TopicName,
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, MetadataResponse, ProducerId, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
-use crate::args::Load;
+use crate::args::{From, Load, Mode};
 use crate::cold::{ColdConnection, check};
 
 const TOPIC_EXISTS: i16 = 36;
@@ -41,6 +43,8 @@ impl Topic {
 /// A partition that records go to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
+    /// Place in `Cluster::targets`.
+    pub(crate) number: usize,
     /// Place in `Cluster::topics`.
     pub(crate) topic: usize,
     pub(crate) partition: i32,
@@ -60,11 +64,18 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Creates what the flags ask for and waits until every partition has a leader.
-    pub(crate) fn prepare(load: &Load) -> Result<Self, String> {
+    /// Creates what the flags ask for, where the mode writes, and waits until every partition has a
+    /// leader.
+    pub(crate) fn prepare(mode: Mode, load: &Load) -> Result<Self, String> {
         let mut cold = ColdConnection::open(&load.bootstrap)?;
-        let names = topic_names(load);
-        let created = create(&mut cold, load, &names)?;
+        let names = match mode {
+            Mode::Idle => Vec::new(),
+            _ => topic_names(load),
+        };
+        let created = match mode.produces() {
+            true => create(&mut cold, load, &names)?,
+            false => Vec::new(),
+        };
         let mut cluster = Self {
             topics: Vec::new(),
             targets: Vec::new(),
@@ -121,6 +132,7 @@ impl Cluster {
                     return Err(format!("partition {index} of `{name}` has no leader"));
                 }
                 targets.push(Target {
+                    number: self.targets.len() + targets.len(),
                     topic: self.topics.len() + topics.len(),
                     partition: index,
                     leader,
@@ -141,6 +153,81 @@ impl Cluster {
         let leaders: Vec<i32> = self.brokers.keys().copied().filter(leads).collect();
         self.brokers.retain(|id, _| leaders.contains(id));
         Ok(())
+    }
+
+    /// First offset, or the one after the last record, of every target.
+    pub(crate) fn offsets(&self, from: From) -> Result<Vec<i64>, String> {
+        let mut offsets = vec![-1; self.targets.len()];
+        for (leader, address) in &self.brokers {
+            let mut cold = ColdConnection::open(address)?;
+            let led = |target: &&Target| target.leader == *leader;
+            let targets: Vec<Target> = self.targets.iter().filter(led).copied().collect();
+            let asked = targets.chunk_by(|a, b| a.topic == b.topic).map(|targets| {
+                let partitions = targets.iter().map(|target| {
+                    ListOffsetsPartition::default()
+                        .with_partition_index(target.partition)
+                        .with_current_leader_epoch(-1)
+                        .with_timestamp(match from {
+                            From::Beginning => -2,
+                            From::End => -1,
+                        })
+                });
+                ListOffsetsTopic::default()
+                    .with_name(TopicName(text(&self.topics[targets[0].topic].name)))
+                    .with_partitions(partitions.collect())
+            });
+            let request = ListOffsetsRequest::default()
+                .with_replica_id(BrokerId(-1))
+                .with_topics(asked.collect());
+            let response = cold.call(&request, 6)?;
+            for topic in &response.topics {
+                for partition in &topic.partitions {
+                    let name = topic.name.0.as_str();
+                    let index = partition.partition_index;
+                    check(
+                        &format!("offsets of `{name}` {index}"),
+                        partition.error_code,
+                    )?;
+                    let is_it = |target: &&Target| {
+                        target.partition == index && self.topics[target.topic].name == name
+                    };
+                    if let Some(target) = targets.iter().find(is_it) {
+                        offsets[target.number] = partition.offset;
+                    }
+                }
+            }
+        }
+        match offsets.iter().position(|offset| *offset < 0) {
+            None => Ok(offsets),
+            Some(at) => Err(format!(
+                "no offset for partition {}",
+                self.targets[at].partition
+            )),
+        }
+    }
+
+    /// The id of a new idempotent producer.
+    pub(crate) fn producer_identity(&mut self) -> Result<(i64, i16), String> {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1);
+        let response = self.cold.call(&request, 4)?;
+        check("InitProducerId", response.error_code)?;
+        Ok((response.producer_id.0, response.producer_epoch))
+    }
+
+    /// The partitions that each broker leads.
+    pub(crate) fn led(&self) -> Vec<(String, Vec<Target>)> {
+        let led = self.brokers.iter().map(|(leader, address)| {
+            let targets = self
+                .targets
+                .iter()
+                .filter(|target| target.leader == *leader);
+            (address.clone(), targets.copied().collect())
+        });
+        led.collect()
     }
 
     /// Deletes the topics that this run created.

@@ -86,6 +86,16 @@ impl ColdConnection {
         &self.versions
     }
 
+    /// The process at the other end, when it is on this machine.
+    pub(crate) fn broker_pid(&self) -> Option<u32> {
+        crate::process::pid_behind(&self.stream)
+    }
+
+    /// The connection itself.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     fn negotiate(&mut self) -> Result<(), String> {
         let request = ApiVersionsRequest::default()
             .with_client_software_name(StrBytes::from_static_str(CLIENT_ID))

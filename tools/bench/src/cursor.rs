@@ -71,6 +71,11 @@ impl<'a> Cursor<'a> {
         self.take(length)
     }
 
+    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.length(false)?;
+        self.take(length)
+    }
+
     pub(crate) fn skip_tags(&mut self) -> Option<()> {
         if !self.is_flexible {
             return Some(());

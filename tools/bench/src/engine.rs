@@ -14,6 +14,7 @@ use rustix::event::epoll;
 use rustix::event::{Timespec, epoll::EventFlags};
 
 use crate::clock::{Clock, Nanos};
+use crate::consumer::{ConsumeShared, Consumer};
 use crate::link::{Link, Pool};
 use crate::numbers::SECOND_NS;
 use crate::producer::{ProduceShared, Producer};
@@ -24,13 +25,17 @@ const EVENTS_MAX: usize = 256;
 /// What a connection is for.
 #[derive(Debug)]
 pub(crate) enum Role {
-    Produce(Producer),
+    Produce(Box<Producer>),
+    Consume(Box<Consumer>),
+    /// Open, and nothing else.
+    Idle,
 }
 
-/// What all connections of a kind share.
-#[derive(Debug)]
+/// What all connections of a kind share; there where a run has such connections.
+#[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) produce: Option<ProduceShared>,
+    pub(crate) consume: Option<ConsumeShared>,
 }
 
 #[derive(Debug)]
@@ -96,13 +101,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Serves until everything is done, or until `drain` after the window.
+    /// Serves until the window is over and everything is done, or until `drain` after it. Consumers
+    /// that read up to an end may end it earlier. Returns the end of what was measured.
     pub(crate) fn run(
         &mut self,
         window: Window,
         drain: Nanos,
         observer: &mut impl Observer,
-    ) -> Result<(), String> {
+    ) -> Result<Nanos, String> {
         for number in 0..self.connections.len() {
             self.wakes.push(Reverse((0, number)));
         }
@@ -111,9 +117,16 @@ impl Engine {
         loop {
             let now = self.clock.now();
             phases.pass(now, observer, &mut self.shared);
-            if now >= window.end && (now >= window.end + drain || self.is_done(now)) {
-                self.abandon(now);
-                return Ok(());
+            let is_over = now >= window.end;
+            if (is_over || self.reads_to_an_end()) && self.is_done(now) {
+                let end = now.min(window.end);
+                phases.close(now, observer, &mut self.shared);
+                return Ok(end);
+            }
+            if now >= window.end + drain || self.has_fallen_silent(now, drain) {
+                self.abandon(now, window);
+                phases.close(now, observer, &mut self.shared);
+                return Ok(now.min(window.end));
             }
             self.wake(now)?;
             self.wait(phases.next, &mut events)?;
@@ -126,19 +139,57 @@ impl Engine {
         }
     }
 
-    fn is_done(&mut self, now: Nanos) -> bool {
+    /// Without producers, the ends of the partitions at the start are a goal.
+    fn reads_to_an_end(&self) -> bool {
+        self.shared.produce.is_none() && self.shared.consume.as_ref().is_some_and(|c| c.to_end)
+    }
+
+    /// Reading to an end, and nothing comes any more.
+    fn has_fallen_silent(&self, now: Nanos, patience: Nanos) -> bool {
+        let received_at = self
+            .shared
+            .consume
+            .as_ref()
+            .map(|shared| shared.last_received_at);
+        self.reads_to_an_end() && received_at.is_some_and(|at| now > at + patience)
+    }
+
+    fn is_done(&self, now: Nanos) -> bool {
+        let Shared { produce, consume } = &self.shared;
+        let has_offsets = produce
+            .as_ref()
+            .is_some_and(|shared| shared.writer.acks != 0);
+        let received_at = consume.as_ref().map_or(0, |shared| shared.last_received_at);
         self.connections
-            .iter_mut()
-            .all(|connection| match &mut connection.role {
+            .iter()
+            .all(|connection| match &connection.role {
                 Role::Produce(producer) => producer.is_done(now),
+                Role::Consume(consumer) => match produce {
+                    Some(shared) if has_offsets => consumer.is_done(Some(&shared.acked_ends)),
+                    // without acks nobody knows the end: a second of silence is one
+                    Some(_) => now > received_at + SECOND_NS,
+                    None => !self.reads_to_an_end() || consumer.is_done(None),
+                },
+                Role::Idle => true,
             })
     }
 
-    fn abandon(&mut self, now: Nanos) {
+    /// Counts what is outstanding when patience is over.
+    fn abandon(&mut self, now: Nanos, window: Window) {
+        let Shared { produce, consume } = &mut self.shared;
         for connection in &self.connections {
-            match (&connection.role, &mut self.shared.produce) {
-                (Role::Produce(producer), Some(shared)) => producer.abandon(now, shared),
-                (Role::Produce(_), None) => {}
+            match (&connection.role, &mut *produce, &mut *consume) {
+                (Role::Produce(producer), Some(shared), _) => producer.abandon(now, shared),
+                (Role::Consume(consumer), Some(produce), Some(shared)) => {
+                    let missing = consumer.missing(&produce.acked_ends);
+                    if let Some(recorder) = &mut shared.end_to_end {
+                        recorder.never_received(missing, now - window.end);
+                    }
+                }
+                (Role::Consume(consumer), None, Some(shared)) => {
+                    shared.recorder.error("Unread", consumer.missing_to_end());
+                }
+                _ => {}
             }
         }
     }
@@ -185,11 +236,16 @@ impl Engine {
         let is_input = flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR);
         if is_input {
             let (link, role) = (&mut connection.link, &mut connection.role);
-            let shared = &mut self.shared;
-            link.receive(&mut self.pool, |frame, _| {
-                match (&mut *role, &mut shared.produce) {
-                    (Role::Produce(producer), Some(shared)) => producer.on_response(frame, shared),
-                    (Role::Produce(_), None) => Ok(()),
+            let Shared { produce, consume } = &mut self.shared;
+            link.receive(&mut self.pool, |frame| {
+                match (&mut *role, &mut *produce, &mut *consume) {
+                    (Role::Produce(producer), Some(shared), _) => {
+                        producer.on_response(frame, shared)
+                    }
+                    (Role::Consume(consumer), _, Some(shared)) => {
+                        consumer.on_response(frame, shared)
+                    }
+                    _ => Err("an answer that nobody waits for".to_owned()),
                 }
             })?;
         }
@@ -200,11 +256,15 @@ impl Engine {
     fn pump(&mut self, number: usize, now: Nanos) -> Result<(), String> {
         let connection = &mut self.connections[number];
         let link = &mut connection.link;
-        let next = match (&mut connection.role, &mut self.shared.produce) {
-            (Role::Produce(producer), Some(shared)) => {
+        let Shared { produce, consume } = &mut self.shared;
+        let next = match (&mut connection.role, produce, consume) {
+            (Role::Produce(producer), Some(shared), _) => {
                 producer.pump(now, link, &mut self.pool, shared)?
             }
-            (Role::Produce(_), None) => None,
+            (Role::Consume(consumer), _, Some(shared)) => {
+                consumer.pump(now, link, &mut self.pool, shared)?
+            }
+            _ => None,
         };
         if link.is_blocked != connection.asks_for_room {
             connection.asks_for_room = link.is_blocked;
@@ -243,6 +303,15 @@ impl Phases {
             next: if first == 0 { SECOND_NS } else { first },
             has_started: false,
             has_ended: false,
+        }
+    }
+
+    /// The run is over, perhaps before the window.
+    fn close(&mut self, now: Nanos, observer: &mut impl Observer, shared: &mut Shared) {
+        if !self.has_ended {
+            self.has_ended = true;
+            observer.on_end();
+            observer.on_second(now, shared);
         }
     }
 

@@ -92,7 +92,11 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn open(address: &str) -> Result<Self, String> {
-        let stream = cold::connect(address)?;
+        Self::from_stream(cold::connect(address)?, address)
+    }
+
+    /// Takes a connection over.
+    pub(crate) fn from_stream(stream: TcpStream, address: &str) -> Result<Self, String> {
         stream
             .set_nodelay(true)
             .and_then(|()| stream.set_nonblocking(true))
@@ -180,7 +184,7 @@ impl Link {
     pub(crate) fn receive(
         &mut self,
         pool: &mut Pool,
-        mut each: impl FnMut(&[u8], &mut Pool) -> Result<(), String>,
+        mut each: impl FnMut(&[u8]) -> Result<(), String>,
     ) -> Result<(), String> {
         if self.input.is_empty() {
             self.input = pool.take_input();
@@ -195,7 +199,7 @@ impl Link {
                 Err(error) => return Err(format!("{}: receiving: {error}", self.address)),
             };
             self.filled += read;
-            self.frames(pool, &mut each)?;
+            self.frames(&mut each)?;
             if read < space {
                 break;
             }
@@ -206,11 +210,7 @@ impl Link {
         Ok(())
     }
 
-    fn frames(
-        &mut self,
-        pool: &mut Pool,
-        each: &mut impl FnMut(&[u8], &mut Pool) -> Result<(), String>,
-    ) -> Result<(), String> {
+    fn frames(&mut self, each: &mut impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
         let mut at = 0;
         let mut need = INPUT_MIN;
         while let Some(prefix) = self.input[at..self.filled].first_chunk::<4>() {
@@ -222,7 +222,7 @@ impl Link {
             if self.filled - at < need {
                 break;
             }
-            each(&self.input[at + 4..at + need], pool)?;
+            each(&self.input[at + 4..at + need])?;
             at += need;
         }
         if at > 0 {

@@ -8,39 +8,51 @@
 //! Deliberately absent: everything of the broker except `wire`.
 
 mod args;
+mod batch;
 mod clock;
 mod cluster;
+mod codec;
 mod cold;
+mod consumer;
 mod cursor;
 mod engine;
 mod link;
 mod numbers;
+mod plot;
 mod process;
 mod producer;
+mod progress;
 mod recorder;
+mod records;
 mod report;
 mod requests;
 mod run;
+mod setup;
+mod sink;
+mod sink_store;
+mod stamp;
 mod supply;
 mod template;
+mod verify;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, Mode};
 
 fn main() -> ExitCode {
-    let Command::Produce(load) = Arguments::parse().command;
-    let outcome = run::run(&load).and_then(|result| {
-        if let Some(file) = &load.json {
-            let text = format!("{result:#}\n");
-            std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))?;
-        }
-        Ok(())
-    });
+    let outcome = match Arguments::parse().command {
+        Command::Produce(load) => run::run(Mode::Produce, &load),
+        Command::Consume(load) => run::run(Mode::Consume, &load),
+        Command::EndToEnd(load) => run::run(Mode::EndToEnd, &load),
+        Command::Mixed(load) => run::run(Mode::Mixed, &load),
+        Command::Idle(load) => run::run(Mode::Idle, &load),
+        Command::Sink(options) => sink::run(&options).map(|()| true),
+    };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(reason) => {
             eprintln!("corelog-bench: {reason}");
             ExitCode::FAILURE

@@ -117,8 +117,20 @@ impl Recorder {
         }
     }
 
+    /// Records that were acknowledged and never came: late by at least the time since the window.
+    pub(crate) fn never_received(&mut self, records: u64, late: Nanos) {
+        if records > 0 {
+            let us = (late / 1_000).clamp(1, LATENCY_MAX_US);
+            self.latency.saturating_record_n(us, records);
+            self.error("Unreceived", records);
+        }
+    }
+
     /// Records that failed.
     pub(crate) fn error(&mut self, name: &str, records: u64) {
+        if records == 0 {
+            return;
+        }
         match self.errors.get_mut(name) {
             Some(count) => *count += records,
             None => {

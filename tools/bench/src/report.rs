@@ -76,6 +76,16 @@ pub(crate) fn side(recorder: &Recorder, seconds: f64) -> Value {
     })
 }
 
+/// The way from end to end.
+pub(crate) fn end_to_end(recorder: &Recorder) -> Value {
+    json!({
+        "latency_us": latency(&recorder.latency),
+        "histogram": encoded(&recorder.latency),
+        "errors": recorder.errors,
+        "series": series(&recorder.series),
+    })
+}
+
 /// The line of one second.
 pub(crate) fn progress(name: &str, row: &Row) -> String {
     format!(
@@ -102,8 +112,14 @@ pub(crate) fn text(name: &str, side: &Value, meaning: &str) -> String {
         number("records") / number("batches").max(1.0),
     );
     lines += &latency_text(&side["latency_us"], meaning);
+    lines + &errors_text(side)
+}
+
+/// What failed, for people.
+pub(crate) fn errors_text(side: &Value) -> String {
+    let mut lines = String::new();
     for (error, count) in side["errors"].as_object().into_iter().flatten() {
-        let _ = writeln!(lines, "  failed: {count} records: {error}");
+        let _ = writeln!(lines, "  failed: {count}: {error}");
     }
     lines
 }

@@ -197,5 +197,171 @@ pub(crate) fn read_produce(
         }
         cursor.skip_tags()?;
     }
-    Some(())
+    cursor.i32()?;
+    cursor.skip_tags()
 }
+
+/// One partition of a Fetch request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) topic: usize,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+}
+
+/// What all Fetch requests of a run say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FetchWriter {
+    pub(crate) format: Format,
+    pub(crate) max_wait_ms: i32,
+    pub(crate) min_bytes: i32,
+    pub(crate) max_bytes: i32,
+    pub(crate) partition_max_bytes: i32,
+}
+
+/// Session id and epoch of a Fetch request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Session {
+    pub(crate) id: i32,
+    pub(crate) epoch: i32,
+}
+
+impl FetchWriter {
+    /// Writes the whole frame. `wanted` and `forgotten` are ordered by topic.
+    pub(crate) fn write(
+        &self,
+        out: &mut Vec<u8>,
+        correlation_id: i32,
+        topics: &[Topic],
+        session: Session,
+        wanted: &[Wanted],
+        forgotten: &[Wanted],
+    ) {
+        let Format { version, .. } = self.format;
+        let start = out.len();
+        self.format.header(out, correlation_id);
+        if version < 15 {
+            out.extend_from_slice(&(-1_i32).to_be_bytes());
+        }
+        for value in [self.max_wait_ms, self.min_bytes, self.max_bytes] {
+            out.extend_from_slice(&value.to_be_bytes());
+        }
+        // read uncommitted
+        out.push(0);
+        if version >= 7 {
+            out.extend_from_slice(&session.id.to_be_bytes());
+            out.extend_from_slice(&session.epoch.to_be_bytes());
+        }
+        let by_topic = |list: &[Wanted]| list.chunk_by(|a, b| a.topic == b.topic).count();
+        self.format.count(out, by_topic(wanted));
+        for partitions in wanted.chunk_by(|a, b| a.topic == b.topic) {
+            self.format.topic(out, &topics[partitions[0].topic]);
+            self.format.count(out, partitions.len());
+            for partition in partitions {
+                self.partition(out, partition);
+            }
+            self.format.no_tags(out);
+        }
+        if version >= 7 {
+            self.format.count(out, by_topic(forgotten));
+            for partitions in forgotten.chunk_by(|a, b| a.topic == b.topic) {
+                self.format.topic(out, &topics[partitions[0].topic]);
+                self.format.count(out, partitions.len());
+                for partition in partitions {
+                    out.extend_from_slice(&partition.partition.to_be_bytes());
+                }
+                self.format.no_tags(out);
+            }
+        }
+        if version >= 11 {
+            // no rack
+            match self.format.is_flexible {
+                true => out.push(1),
+                false => out.extend_from_slice(&[0, 0]),
+            }
+        }
+        self.format.no_tags(out);
+        Format::seal(out, start, 0);
+    }
+
+    fn partition(&self, out: &mut Vec<u8>, wanted: &Wanted) {
+        let Format { version, .. } = self.format;
+        out.extend_from_slice(&wanted.partition.to_be_bytes());
+        if version >= 9 {
+            out.extend_from_slice(&(-1_i32).to_be_bytes());
+        }
+        out.extend_from_slice(&wanted.offset.to_be_bytes());
+        if version >= 12 {
+            out.extend_from_slice(&(-1_i32).to_be_bytes());
+        }
+        if version >= 5 {
+            out.extend_from_slice(&(-1_i64).to_be_bytes());
+        }
+        out.extend_from_slice(&self.partition_max_bytes.to_be_bytes());
+        self.format.no_tags(out);
+    }
+}
+
+/// One partition of a Fetch response.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetched<'a> {
+    pub(crate) partition: i32,
+    pub(crate) error: i16,
+    pub(crate) log_start: i64,
+    pub(crate) records: &'a [u8],
+}
+
+/// Reads a Fetch response: the error and the session of the whole, and every partition in order
+/// with its topic's name or id.
+pub(crate) fn read_fetch(
+    format: Format,
+    frame: &[u8],
+    mut on_partition: impl FnMut(&[u8], Fetched<'_>),
+) -> Option<(i16, i32)> {
+    let version = format.version;
+    let mut cursor = Cursor::new(frame, format.is_flexible);
+    cursor.i32()?;
+    cursor.skip_tags()?;
+    cursor.i32()?;
+    let (mut error, mut session) = (0, 0);
+    if version >= 7 {
+        error = cursor.i16()?;
+        session = cursor.i32()?;
+    }
+    for _ in 0..cursor.array()? {
+        let topic = match version >= TOPIC_ID_VERSION {
+            true => cursor.take(16)?,
+            false => cursor.string()?,
+        };
+        for _ in 0..cursor.array()? {
+            let partition = cursor.i32()?;
+            let error = cursor.i16()?;
+            cursor.i64()?;
+            cursor.i64()?;
+            let log_start = if version >= 5 { cursor.i64()? } else { -1 };
+            for _ in 0..cursor.array()? {
+                cursor.take(16)?;
+                cursor.skip_tags()?;
+            }
+            if version >= 11 {
+                cursor.i32()?;
+            }
+            let records = cursor.bytes()?;
+            cursor.skip_tags()?;
+            let fetched = Fetched {
+                partition,
+                error,
+                log_start,
+                records,
+            };
+            on_partition(topic, fetched);
+        }
+        cursor.skip_tags()?;
+    }
+    cursor.skip_tags()?;
+    Some((error, session))
+}
+
+#[cfg(test)]
+#[path = "requests_tests.rs"]
+mod tests;

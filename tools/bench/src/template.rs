@@ -30,6 +30,7 @@ pub(crate) struct Template {
     pub(crate) records: Rc<Vec<u8>>,
     /// Where each record ends.
     ends: Vec<usize>,
+    shape: RecordShape,
 }
 
 impl Template {
@@ -51,7 +52,13 @@ impl Template {
         Self {
             records: Rc::new(records),
             ends,
+            shape,
         }
+    }
+
+    /// Whether records have keys.
+    pub(crate) const fn has_key(&self) -> bool {
+        self.shape.has_key
     }
 
     /// Records of the full batch.
@@ -62,6 +69,19 @@ impl Template {
     /// Bytes of the first `count` records.
     pub(crate) fn len(&self, count: usize) -> usize {
         self.ends[count - 1]
+    }
+
+    /// Where the value of a record is.
+    pub(crate) fn value_at(&self, record: usize) -> std::ops::Range<usize> {
+        let end = self.ends[record] - 1;
+        end - self.shape.value_len..end
+    }
+
+    /// Where the key of a record is.
+    pub(crate) fn key_at(&self, record: usize) -> std::ops::Range<usize> {
+        let value = self.value_at(record).start;
+        let end = value - signed_varint_len(self.shape.value_len);
+        end - KEY_BYTES..end
     }
 }
 
@@ -106,6 +126,24 @@ fn signed_varint(out: &mut Vec<u8>, value: usize) {
         value >>= 7;
     }
     out.push(u8::try_from(value).expect("seven bits"));
+}
+
+fn signed_varint_len(value: usize) -> usize {
+    let mut bytes = Vec::new();
+    signed_varint(&mut bytes, value);
+    bytes.len()
+}
+
+/// Writes the checksum that a batch has now.
+pub(crate) fn refresh_crc(batch: &mut [u8]) {
+    let crc = crc32c::crc32c(&batch[CRC_START..]);
+    batch[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// Whether the checksum of a whole batch is that of its bytes.
+pub(crate) fn has_its_crc(batch: &[u8]) -> bool {
+    let crc = crc32c::crc32c(&batch[CRC_START..]);
+    batch[CRC_AT..CRC_AT + 4] == crc.to_be_bytes()
 }
 
 /// A fast generator (splitmix64) for content that need not be secret.
