@@ -2,10 +2,17 @@
 
 mod support;
 
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{ListOffsetsRequest, TopicName};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::producer::BaseRecord;
 use rdkafka::{Offset, TopicPartitionList};
+use support::raw::{Connection, text};
 use support::{Launch, client, directory};
+
+/// Special timestamp of ListOffsets 11: the earliest offset that waits for an upload.
+const EARLIEST_PENDING_UPLOAD: i64 = -6;
+const UNSUPPORTED_VERSION: i16 = 35;
 
 #[test]
 fn records_of_every_codec_come_back_as_they_were() {
@@ -234,5 +241,39 @@ fn a_waiting_consumer_gets_a_record_as_soon_as_it_is_durable() {
         let elapsed = started.elapsed();
         // a broker that only answers at the fetch's deadline needs ten seconds
         assert!(elapsed.as_secs() < 3, "{elapsed:?}");
+    }
+}
+
+#[test]
+fn nothing_waits_for_an_upload_and_older_versions_do_not_know_the_question() {
+    let dir = directory();
+    let broker = Launch::new(dir.path()).start();
+    client::create_topic(&broker.bootstrap(), "local", 1, &[]);
+    client::produce(&broker.bootstrap(), "local", 0, [vec![1]], &[]);
+    let partition = ListOffsetsPartition::default()
+        .with_current_leader_epoch(-1)
+        .with_timestamp(EARLIEST_PENDING_UPLOAD);
+    let topic = ListOffsetsTopic::default()
+        .with_name(TopicName(text("local")))
+        .with_partitions(vec![partition]);
+    let request = ListOffsetsRequest::default()
+        .with_replica_id((-1).into())
+        .with_topics(vec![topic]);
+    let mut connection = Connection::open(broker.launch().address());
+    for (version, code) in [(10, UNSUPPORTED_VERSION), (11, 0)] {
+        let frame = connection.frame_as(&request, 10, version);
+        connection.send(&frame);
+        let answer = connection.receive::<ListOffsetsRequest>(10);
+        let told = &answer.topics[0].partitions[0];
+        assert_eq!(
+            (told.error_code, told.offset),
+            (code, -1),
+            "version {version}"
+        );
+        assert_eq!(
+            (told.timestamp, told.leader_epoch),
+            (-1, -1),
+            "version {version}"
+        );
     }
 }

@@ -16,6 +16,7 @@ use corelog::wire::api::ApiKey;
 use corelog::wire::bounds::{self, Field, Kind};
 use corelog::wire::header::RequestHeader;
 use corelog::wire::messages::decode_request;
+use corelog::wire::newer;
 use kafka_protocol::messages as kp;
 use kafka_protocol::protocol::{Decodable, Encodable};
 
@@ -162,6 +163,7 @@ fn round_trip<R: Decodable + Encodable>(version: i16, body: &Bytes) -> (usize, B
 }
 
 fn generated_round_trip(api: ApiKey, version: i16, body: &Bytes) -> (usize, Bytes) {
+    let version = newer::generated(api, version);
     macro_rules! by_api {
         ($($variant:ident: $request:ident,)*) => {
             match api { $(ApiKey::$variant => round_trip::<kp::$request>(version, body),)* }

@@ -56,7 +56,7 @@ pub struct OffsetQuestion {
     /// KIP-320 check.
     pub current_leader_epoch: i32,
     /// Milliseconds, or Kafka's negative numbers: -1 latest, -2 earliest, -3 largest timestamp,
-    /// -4 earliest local, -5 latest tiered.
+    /// -4 earliest local, -5 latest tiered, -6 earliest that waits for an upload.
     pub timestamp: i64,
 }
 
@@ -107,6 +107,7 @@ const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
+const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
 impl Partition {
     /// Reads batches for a fetch: whole ones, the first may begin below the offset asked for.
@@ -138,7 +139,8 @@ impl Partition {
         let found = match question.timestamp {
             LATEST => return Ok(self.latest(end)),
             EARLIEST | EARLIEST_LOCAL => return Ok(at(offsets.log_start)),
-            LATEST_TIERED => return Ok(OffsetAnswer::NONE),
+            // without tiered storage nothing is uploaded and nothing waits for it
+            LATEST_TIERED | EARLIEST_PENDING_UPLOAD => return Ok(OffsetAnswer::NONE),
             MAX_TIMESTAMP => self.log().max_timestamp(end).await?,
             timestamp => self.log().offset_for_timestamp(timestamp, end).await?,
         };

@@ -17,6 +17,7 @@ use crate::wire::api::ApiKey;
 use crate::wire::fetch::FetchRequest;
 use crate::wire::frame::LENGTH_BYTES;
 use crate::wire::header::RequestHeader;
+use crate::wire::newer;
 use crate::wire::normalize;
 use crate::wire::outcome::Outcome;
 use crate::wire::produce::ProduceRequest;
@@ -48,7 +49,8 @@ macro_rules! cold_messages {
             match api {
                 ApiKey::Produce | ApiKey::Fetch => None,
                 $(ApiKey::$variant => {
-                    let mut request = kp::$request::decode(body, version).ok()?;
+                    let generated = newer::generated(api, version);
+                    let mut request = kp::$request::decode(body, generated).ok()?;
                     normalize::Upgrade::upgrade(&mut request, version);
                     Some(Request::$variant(request))
                 })*
@@ -77,7 +79,7 @@ pub trait ColdRequest: Encodable + Decodable {
 }
 
 /// A generated response: what the broker sends.
-pub trait ColdResponse: Encodable + Decodable + Outcome + normalize::Fit {
+pub trait ColdResponse: Encodable + Decodable + Outcome + normalize::Fit + newer::Newer {
     /// Which API.
     const API: ApiKey;
 }
@@ -162,9 +164,13 @@ pub fn encode_response<R: ColdResponse>(
     if api.response_header_version(version) >= 1 {
         out.put_u8(0);
     }
-    response
-        .encode(&mut out, version)
-        .map_err(|_| EncodeError::Body { api, version })?;
+    let written = if R::is_newer(version) {
+        response.encode_newer(&mut out)
+    } else {
+        let generated = newer::generated(api, version);
+        response.encode(&mut out, generated).ok()
+    };
+    written.ok_or(EncodeError::Body { api, version })?;
     seal_frame(out)
 }
 
@@ -187,7 +193,7 @@ pub fn encode_request<R: ColdRequest>(
         .encode(&mut out, header_version)
         .map_err(|_| EncodeError::Body { api, version })?;
     request
-        .encode(&mut out, version)
+        .encode(&mut out, newer::generated(api, version))
         .map_err(|_| EncodeError::Body { api, version })?;
     seal_frame(out)
 }
@@ -202,7 +208,12 @@ pub fn decode_response<R: ColdResponse>(
     let mut body = frame.clone();
     let header = kp::ResponseHeader::decode(&mut body, api.response_header_version(version));
     let header = header.map_err(|_| DecodeError::Body { api, version })?;
-    let response = R::decode(&mut body, version).map_err(|_| DecodeError::Body { api, version })?;
+    if R::is_newer(version) {
+        return Err(DecodeError::Body { api, version }); // our own clients do not ask for it
+    }
+    let generated = newer::generated(api, version);
+    let response = R::decode(&mut body, generated);
+    let response = response.map_err(|_| DecodeError::Body { api, version })?;
     Ok((CorrelationId(header.correlation_id), response))
 }
 

@@ -3,7 +3,7 @@
 //! Reading order: `api.rs` (what is served, one table), `frame.rs`, `header.rs`, `produce.rs` and
 //! `fetch.rs` (the hot path, in place), `messages.rs` (everything else, by the generated structs of
 //! kafka-protocol), `bounds.rs` (what makes that safe), `normalize.rs` (old versions in new
-//! shapes), `outcome.rs`.
+//! shapes), `newer.rs` (versions that are not generated yet), `outcome.rs`.
 //!
 //! Promises: every decoder is total: an error, never a panic. No memory is reserved by a length on
 //! the wire before the bytes it speaks of are known to be there.
@@ -19,6 +19,7 @@ pub mod fetch;
 pub mod frame;
 pub mod header;
 pub mod messages;
+pub mod newer;
 pub mod normalize;
 pub mod outcome;
 pub mod produce;

@@ -32,9 +32,14 @@ impl Connection {
 
     /// The frame of the next request, to be sent in this order.
     pub fn frame<R: Request>(&mut self, request: &R, version: i16) -> Bytes {
+        self.frame_as(request, version, version)
+    }
+
+    /// The same under the number of a version that is not generated but has the same bytes.
+    pub fn frame_as<R: Request>(&mut self, request: &R, version: i16, number: i16) -> Bytes {
         let header = RequestHeader::default()
             .with_request_api_key(R::KEY)
-            .with_request_api_version(version)
+            .with_request_api_version(number)
             .with_correlation_id(self.next_correlation_id)
             .with_client_id(Some(StrBytes::from_static_str("raw")));
         self.next_correlation_id += 1;

@@ -106,6 +106,7 @@ fn is_timestamp_served(version: i16, timestamp: i64) -> bool {
         -3 => version >= 7,
         -4 => version >= 8,
         -5 => version >= 9,
+        -6 => version >= 11,
         _ => false,
     }
 }
