@@ -90,6 +90,11 @@ impl Log {
         self.next_run(false).map_or(0, |run| run.end - run.start)
     }
 
+    /// Whether somebody is changing the log's files now: a flush, most of the time.
+    pub fn is_busy(&self) -> bool {
+        self.io.available() == 0
+    }
+
     /// Writes everything durable that fills whole blocks, and seals what was rolled.
     ///
     /// After an error the log is failed, unless the disk was full: then calling again goes on.

@@ -35,12 +35,16 @@ const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 /// Part of the ring, in thousandths, below which nothing needs to be freed yet.
 const CHECKPOINT_FILL_PERMILLE: u32 = 300;
-/// Part of the ring from which on appends may soon wait: everything is freed as soon as it can be.
+/// Part of the ring from which on appends may soon wait: more is freed, in smaller steps.
 const PRESSED_FILL_PERMILLE: u32 = 750;
 /// A checkpoint is worth its flushes when this part of the ring has been destaged since the last.
 const CHECKPOINT_RING_PART: u64 = 8;
-/// Logs that are flushed at the same time: their file system commits are then one.
-const FLUSHES_AT_ONCE: usize = 16;
+/// The same with a pressed ring: less than this is not worth its flushes even then.
+const CHECKPOINT_RING_PART_PRESSED: u64 = 32;
+/// Logs that are flushed at the same time; destaging goes on with the others.
+const FLUSHES_AT_ONCE: usize = 4;
+/// Pause of the destager while the logs that it would destage are being flushed.
+const FLUSH_WAIT: Duration = Duration::from_millis(1);
 
 /// Partitions that a start would not find as their directories say: all that were appended to.
 #[derive(Default)]
@@ -50,6 +54,9 @@ pub(crate) struct Changed {
     is_idle: Cell<bool>,
     arrived: Notify,
     checkpointed: Cell<Position>,
+    /// What was destaged since the last checkpoint began.
+    since: Cell<Round>,
+    checkpoint_due: Notify,
     /// Control entries that are queued or durable and not yet in force in their log: a checkpoint
     /// made now would not cover them.
     pub(crate) pending: RefCell<BTreeSet<Position>>,
@@ -75,33 +82,30 @@ impl Changed {
     }
 }
 
-/// Destages and writes checkpoints until the task is cancelled.
+/// Destages until the task is cancelled.
 pub(crate) async fn destage(shard: Rc<Shard>) {
-    let mut checkpoint_due = rt::now() + CHECKPOINT_INTERVAL;
     let mut seen = shard.journal.next_position();
-    let mut since = Round::default();
     loop {
         let Ok(round) = destage_once(&shard).await else {
             rt::sleep(DISK_FULL_RETRY).await;
             continue;
         };
         shard.storage.on_space();
-        since.add(round);
+        let since = shard.changed.since.get().and(round);
+        shard.changed.since.set(since);
         let fill_permille = permille(shard.journal.fill());
-        let is_time = rt::now() >= checkpoint_due;
-        if is_time || since.is_worth_a_checkpoint(fill_permille, shard.journal.capacity()) {
-            if let Err(error) = checkpoint(&shard).await {
-                tracing::error!(%error, "a checkpoint could not be written");
-                rt::sleep(DISK_FULL_RETRY).await;
-            }
-            checkpoint_due = rt::now() + CHECKPOINT_INTERVAL;
-            since = Round::default();
+        if since.is_worth_a_checkpoint(fill_permille, shard.journal.capacity()) {
+            shard.changed.checkpoint_due.notify_one();
         }
         if round.did_something() {
             rt::yield_now().await;
             continue;
         }
-        // While nothing is appended there is nothing to do but the checkpoint that is still due.
+        if round.busy_count > 0 {
+            rt::sleep(FLUSH_WAIT).await;
+            continue;
+        }
+        // While nothing is appended there is nothing to destage.
         let position = shard.journal.next_position();
         let is_pressed =
             fill_permille > CHECKPOINT_FILL_PERMILLE || !shard.logs.tail_budget().has_room();
@@ -114,17 +118,35 @@ pub(crate) async fn destage(shard: Rc<Shard>) {
     }
 }
 
+/// Writes checkpoints, when destaging asks for one and after every interval, until the task is
+/// cancelled. One at a time: an older pin must never follow a newer one.
+pub(crate) async fn write_checkpoints(shard: Rc<Shard>) {
+    loop {
+        rt::timeout(CHECKPOINT_INTERVAL, shard.changed.checkpoint_due.notified()).await;
+        shard.changed.since.set(Round::default());
+        if let Err(error) = checkpoint(&shard).await {
+            tracing::error!(%error, "a checkpoint could not be written");
+            rt::sleep(DISK_FULL_RETRY).await;
+        }
+    }
+}
+
 /// What rounds over the partitions did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Round {
     destaged_bytes: u64,
     carried_count: u64,
+    /// Logs that were left out because they are being flushed.
+    busy_count: u64,
 }
 
 impl Round {
-    fn add(&mut self, round: Self) {
-        self.destaged_bytes += round.destaged_bytes;
-        self.carried_count += round.carried_count;
+    const fn and(self, round: Self) -> Self {
+        Self {
+            destaged_bytes: self.destaged_bytes + round.destaged_bytes,
+            carried_count: self.carried_count + round.carried_count,
+            busy_count: self.busy_count + round.busy_count,
+        }
     }
 
     const fn did_something(self) -> bool {
@@ -133,9 +155,13 @@ impl Round {
 
     /// Whether what was done frees enough of the ring, as full as it is. Pure.
     fn is_worth_a_checkpoint(self, fill_permille: u32, ring_bytes: u64) -> bool {
-        let is_much = self.destaged_bytes >= ring_bytes / CHECKPOINT_RING_PART;
-        fill_permille > PRESSED_FILL_PERMILLE
-            || fill_permille > CHECKPOINT_FILL_PERMILLE && (is_much || self.carried_count > 0)
+        let part = if fill_permille > PRESSED_FILL_PERMILLE {
+            CHECKPOINT_RING_PART_PRESSED
+        } else {
+            CHECKPOINT_RING_PART
+        };
+        let is_much = self.destaged_bytes >= ring_bytes / part;
+        fill_permille > CHECKPOINT_FILL_PERMILLE && (is_much || self.carried_count > 0)
     }
 }
 
@@ -160,6 +186,10 @@ async fn destage_once(shard: &Rc<Shard>) -> Result<Round, ()> {
     let mut round = Round::default();
     for (index, action) in destage::choose(&facts, pressure) {
         let partition = &partitions[index];
+        if partition.log().is_busy() {
+            round.busy_count += 1;
+            continue;
+        }
         match action {
             DestageAction::Destage => match partition.log().destage_some(turn_bytes).await {
                 Ok(done) => {

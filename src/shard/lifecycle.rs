@@ -102,6 +102,11 @@ impl Shard {
             background::destage(self.clone()),
         ));
         others.push(rt::spawn(
+            Lane::Commit,
+            "checkpoint",
+            background::write_checkpoints(self.clone()),
+        ));
+        others.push(rt::spawn(
             Lane::Background,
             "retention",
             background::retain(self.clone()),
