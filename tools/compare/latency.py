@@ -24,7 +24,7 @@ class EndToEnd(Workload):
     def measure(self, stage):
         settings = {**self.settings, "rate": round(stage.plan.w1_rates[KAFKA] / 2)}
         stage.warm_up("end-to-end", settings)
-        load = stage.run("load", "end-to-end", settings)
+        load = stage.run("load", "end-to-end", settings, 2 * stage.plan.short_seconds)
         stage.latency(load["end_to_end"])
         stage.figures["records_per_second"] = load["produce"]["records_per_second"]
         stage.figures["broker_cpu_seconds_per_gb"] = cpu_per_gb(load["broker_cpu_seconds"], load["produce"]["wire_bytes"])
@@ -36,7 +36,7 @@ class SmallRequests(Workload):
     name, title = "W4", "one 100-byte record a request, 30,000 a second over 100 partitions and 32 connections"
     columns = [("records_per_second", "records/s"), *PERCENTILES, ("saturation_per_second", "saturated at records/s")]
     ratio = "p99_ms"
-    has_flushed = True
+    has_flushed = has_flushed_when_quick = True
     parts_with_percentiles = (("load", "produce"),)
     settings = {
         "partitions": 100, "record_size": 100, "batch_size": 1, "linger": 0, "acks": "all", "connections": 32,

@@ -55,7 +55,7 @@ class Load:
         spent, rates = 0, []
         step = seconds
         while True:
-            result = self.run(session, mode, {**settings, "warmup": 0, "duration": step})
+            result = self.run(session, mode, {**settings, "warmup": 0, "duration": step, "drain": 3})
             spent += step
             side = result["produce"] or result["consume"]
             rates += [row["records"] for row in side["series"]]

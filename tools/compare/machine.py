@@ -8,6 +8,7 @@ from pathlib import Path
 
 VOLATILE = ("tmpfs", "ramfs")
 GIB = 1 << 30
+BROKER_SOURCES = ("src", "Cargo.toml", "Cargo.lock")
 PAGES = os.sysconf("SC_PAGE_SIZE")
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -82,11 +83,13 @@ def describe(directory, root):
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         cpu.setdefault(name.strip(), value.strip())
+    changed = words("git", "-C", str(root), "status", "--porcelain", "--", *BROKER_SOURCES) or ""
     memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     java = subprocess.run(["java", "-version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
     return {
-        "commit": words("git", "-C", str(root), "rev-parse", "HEAD"),
-        "changed_files": len((words("git", "-C", str(root), "status", "--porcelain", "-uno") or "").splitlines()),
+        # of the broker: what only touches tools and documents changes no figure
+        "commit": words("git", "-C", str(root), "log", "-1", "--format=%H", "--", *BROKER_SOURCES),
+        "changed_files": len(changed.splitlines()),
         "kernel": platform.release(),
         "cpu": cpu.get("model name", platform.machine()),
         "cores": os.cpu_count(),

@@ -23,7 +23,7 @@ RULES = """## How it is measured
   leaves flushing to the kernel. *kafka, flushed* is the same broker with `flush.messages=1` on the topic. Corelog has
   its defaults, and every acknowledgement is durable.
 - Both look for segments to delete every second (`log.retention.check.interval.ms`), and topics at full speed keep
-  512 MiB a partition, so that the disk is bounded. Nothing else is set but cores, addresses and directory.
+  256 MiB a partition, so that the disk is bounded. Nothing else is set but cores, addresses and directory.
 - Latency counts from the moment a record was due, whether or not the broker kept up.
 - *Sustained* counts the time that a durable broker needs, after the load, to bring everything into its place. Kafka's
   time for that is not counted.

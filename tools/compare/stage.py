@@ -5,7 +5,7 @@ from machine import Failure
 MB = 1e6
 GB = 1e9
 # what bounds the disk, on every topic that is written at full speed; both brokers get the same
-BOUNDED = {"segment.bytes": 256 << 20, "retention.bytes": 512 << 20, "file.delete.delay.ms": 1000}
+BOUNDED = {"segment.bytes": 128 << 20, "retention.bytes": 256 << 20, "file.delete.delay.ms": 1000}
 
 # records that were due and still waited when the load ended
 TOO_SLOW = ("Unsent", "Unanswered")
@@ -18,7 +18,7 @@ class Plan:
         self.quick, self.shorten = quick, shorten
         self.rounds = rounds or (1 if quick or shorten else 3)
         self.seconds = shorten or 30
-        self.short_seconds = shorten or (20 if quick else 30)  # of parts that nothing has to wrap or fill
+        self.short_seconds = shorten or (10 if quick else 30)  # of parts that nothing has to wrap or fill
         self.warmup_seconds = min(20, shorten) if shorten else 20
         self.warmup_seconds_max = self.warmup_seconds if shorten else 30 if quick else 60
         self.w1_rates = {}  # records/s of W1 by label, for the workloads that depend on them

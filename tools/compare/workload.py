@@ -10,10 +10,11 @@ class Workload:
     name = title = ""
     columns = []  # (figure, heading)
     ratio = None  # the figure that is set in relation to Kafka's, pair by pair
-    has_flushed = False  # Kafka also runs with flush.messages=1
+    has_flushed = has_flushed_when_quick = False  # Kafka also runs with flush.messages=1
     has_two_cores = False  # both also run on the load's cores besides their own
     needs_w1 = ()  # labels whose W1 rate must be known first
     needs_process = False  # cannot be run against a broker that was started elsewhere
+    held_bytes = 0  # what it keeps on the disk, besides what every workload needs
     parts_with_percentiles = ()  # (part, side) whose latencies are drawn
 
     def measure(self, stage):
