@@ -271,6 +271,7 @@ mod tests {
         assert!(is_timestamp_served(1, -1) && is_timestamp_served(1, -2));
         assert!(!is_timestamp_served(6, -3) && is_timestamp_served(7, -3));
         assert!(!is_timestamp_served(7, -4) && is_timestamp_served(8, -4));
-        assert!(!is_timestamp_served(11, -6));
+        assert!(!is_timestamp_served(10, -6) && is_timestamp_served(11, -6));
+        assert!(!is_timestamp_served(11, -7));
     }
 }
