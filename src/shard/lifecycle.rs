@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
+
 use crate::cluster::metadata::Image;
 use crate::cluster::metadata_log::MetadataLog;
 use crate::group::input_barrier::{InputBarrier, LoopBarrier};
@@ -17,7 +19,8 @@ use crate::journal::checkpoint_file::Retired;
 use crate::journal::config::JournalConfig;
 use crate::journal::error::JournalError;
 use crate::log::error as log;
-use crate::model::ids::ShardId;
+use crate::model::ids::{ShardId, TopicPartition};
+use crate::partition::partition::Partition;
 use crate::rt::{self, Lane, Task};
 use crate::shard::calls::ShardCall;
 use crate::shard::mesh::Link;
@@ -29,6 +32,8 @@ use crate::telemetry::metrics;
 const MESSAGE_DIVISOR: u64 = 8;
 /// What groups have queued for their log has this long to be written at a stop.
 const GROUPS_CLOSE_TIME: Duration = Duration::from_secs(2);
+/// Partitions that are closed at a time at a stop: their file system commits are then one.
+const CLOSED_AT_A_TIME: usize = 32;
 /// How often a stopping shard looks whether everything is answered.
 const QUIET_POLL: Duration = Duration::from_millis(5);
 
@@ -141,18 +146,16 @@ impl Shard {
         self.journal.close().await?;
         running.completer.await; // it has told the partitions all that is durable
         let mut records = Vec::new();
-        for partition in self.partitions.all() {
-            if let Err(error) = partition.log().close().await {
-                tracing::warn!(%error, partition = %self.name(partition.id()),
-                    "the next start recovers this partition from the journal");
-                return Err(error.into());
-            }
-            if let Some(found) = partition.log().checkpoint().await? {
-                let record = found.encode().into();
-                records.push(PartitionCheckpoint {
-                    topic_partition: partition.id(),
-                    record,
-                });
+        let closing = self.partitions.all().into_iter().map(close_log);
+        let mut closing = stream::iter(closing).buffer_unordered(CLOSED_AT_A_TIME);
+        while let Some((id, closed)) = closing.next().await {
+            match closed {
+                Ok(record) => records.extend(record),
+                Err(error) => {
+                    tracing::warn!(%error, partition = %self.name(id),
+                        "the next start recovers this partition from the journal");
+                    return Err(error.into());
+                }
             }
         }
         rt::fs::sync_filesystem(self.data_dir())
@@ -195,4 +198,23 @@ fn journal_config(process: &Process) -> JournalConfig {
         queue_bytes_max: usize_of(settings.pools.journal_bytes),
         ..config
     }
+}
+
+/// Leaves one partition as a plain Kafka directory; what its files have then.
+async fn close_log(
+    partition: Rc<Partition>,
+) -> (
+    TopicPartition,
+    Result<Option<PartitionCheckpoint>, log::Error>,
+) {
+    let id = partition.id();
+    let closed = async {
+        partition.log().close().await?;
+        let found = partition.log().checkpoint().await?;
+        Ok(found.map(|found| PartitionCheckpoint {
+            topic_partition: id,
+            record: found.encode().into(),
+        }))
+    };
+    (id, closed.await)
 }
