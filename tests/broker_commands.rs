@@ -257,3 +257,26 @@ fn a_waiting_consumer_ends_quietly_when_its_reader_goes() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.stderr, b"");
 }
+
+#[test]
+fn producing_to_a_topic_that_is_not_there_waits_for_it() {
+    let broker = Broker::start(&[]);
+    broker.produce(&["made-on-demand"], "first\n");
+    assert_eq!(broker.range("made-on-demand", 0), (0, 1));
+    let strict = broker.restart(&["--set", "auto.create.topics.enable=false"]);
+    let refused = strict.try_produce(&["absent"], "first\n");
+    let error = refused.expect_err("nobody makes it");
+    assert!(error.contains("UNKNOWN_TOPIC_OR_PARTITION"), "{error}");
+}
+
+#[test]
+fn batches_are_as_small_as_the_topic_wants_them() {
+    let broker = Broker::start(&[]);
+    let small = ["--config", "max.message.bytes=2000"];
+    broker.text(&[&["topic", "create", "small"][..], &small].concat());
+    broker.produce(&["small"], &lines(1, 5_000));
+    broker.produce(&["small", "--compression", "gzip"], &lines(1, 5_000));
+    assert_eq!(broker.range("small", 0), (0, 10_000));
+    let large = broker.try_produce(&["small"], &format!("{}\n", "x".repeat(3_000)));
+    assert!(large.expect_err("too large").contains("MESSAGE_TOO_LARGE"));
+}

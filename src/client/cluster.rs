@@ -23,6 +23,8 @@ use crate::config::address::HostPort;
 pub const RETRY_TIME: Duration = Duration::from_secs(30);
 /// Pause between two tries.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long an unknown topic may take to be created on demand.
+const CREATE_TIME: Duration = Duration::from_secs(5);
 
 const METADATA_VERSION_MAX: i16 = 12;
 /// The first version that can say "do not create".
@@ -58,7 +60,7 @@ impl Client {
             reached: HashSet::new(),
             metadata: MetadataResponse::default(),
         };
-        client.refresh(Some(&[]))?;
+        client.refresh(Some(&[]), false)?;
         Ok(client)
     }
 
@@ -85,7 +87,7 @@ impl Client {
     pub fn node(&mut self, node: NodeId) -> Result<&mut Connection, Error> {
         if !self.connections.contains_key(&node) {
             if !self.addresses.contains_key(&node) {
-                self.refresh(Some(&[]))?;
+                self.refresh(Some(&[]), false)?;
             }
             let address = self.addresses.get(&node).ok_or_else(|| Error::NoLeader {
                 what: format!("broker {node}"),
@@ -121,7 +123,7 @@ impl Client {
     }
 
     /// Asks for metadata: of all topics (`None`) or of these. Nothing is created.
-    fn refresh(&mut self, topics: Option<&[&str]>) -> Result<(), Error> {
+    fn refresh(&mut self, topics: Option<&[&str]>, may_create: bool) -> Result<(), Error> {
         let names = topics.map(|topics| {
             topics
                 .iter()
@@ -137,7 +139,7 @@ impl Client {
         let is_old = version.is_some_and(|version| version < AUTO_CREATE_VERSION);
         let request = MetadataRequest::default()
             .with_topics(names)
-            .with_allow_auto_topic_creation(is_old);
+            .with_allow_auto_topic_creation(is_old || may_create);
         let response = connection.call(&request, METADATA_VERSION_MAX);
         let response = response.inspect_err(|_| self.first = None)?;
         for broker in &response.brokers {
@@ -157,7 +159,7 @@ impl Client {
 
     /// All topics, by name.
     pub fn all_topics(&mut self) -> Result<Vec<MetadataResponseTopic>, Error> {
-        self.refresh(None)?;
+        self.refresh(None, false)?;
         let mut topics = self.metadata.topics.clone();
         topics.sort_by(|a, b| topic_name(a).cmp(topic_name(b)));
         Ok(topics)
@@ -186,8 +188,23 @@ impl Client {
         self.retry(|client| client.topic_once(name))
     }
 
+    /// As `topic`, and a broker that creates topics on demand is asked to: for producing. The
+    /// first answers may still say that it is unknown, so those are not believed for a while.
+    pub fn topic_or_create(&mut self, name: &str) -> Result<MetadataResponseTopic, Error> {
+        let deadline = Instant::now() + CREATE_TIME;
+        loop {
+            self.refresh(Some(&[name]), true)?;
+            match self.topic(name) {
+                Err(error) if error.code() == Some(UNKNOWN_TOPIC) && Instant::now() < deadline => {
+                    thread::sleep(RETRY_PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+
     fn topic_once(&mut self, name: &str) -> Result<MetadataResponseTopic, Error> {
-        self.refresh(Some(&[name]))?;
+        self.refresh(Some(&[name]), false)?;
         let what = || format!("topic `{name}`");
         let topic = self
             .metadata
@@ -279,7 +296,7 @@ impl Client {
             if result.as_ref().is_err_and(Error::is_retriable) {
                 client.drop_node(client.metadata.controller_id.0);
                 client.first = None;
-                client.refresh(Some(&[]))?;
+                client.refresh(Some(&[]), false)?;
             }
             result
         })

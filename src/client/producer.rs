@@ -17,7 +17,7 @@ use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest};
 use super::cluster::{Client, RETRY_PAUSE, RETRY_TIME};
 use super::error::Error;
 use super::partitioner::partition_of_key;
-use super::topics::topic;
+use super::topics::{self, topic};
 use crate::model::batch_builder::BatchBuilder;
 use crate::model::compression::Codec;
 use crate::model::error_code::ErrorCode;
@@ -27,8 +27,10 @@ use crate::model::record_batch::sequence_plus;
 const PRODUCE_VERSION_MAX: i16 = 8;
 const PRODUCE_TIMEOUT_MS: i32 = 30_000;
 const PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A batch is sent when it has this size before compression: well below `max.message.bytes`.
+/// A batch is sent when it has this size before compression, or what the topic takes at most.
 const BATCH_BYTES: usize = 512 << 10;
+/// Lengths, deltas and attributes of one record, at most.
+const RECORD_OVERHEAD_BYTES: usize = 32;
 const BATCH_RECORDS: i32 = 16_384;
 
 /// Which acknowledgement is waited for.
@@ -66,6 +68,8 @@ pub struct Producer<'a> {
     /// The next sequence number by partition.
     sequences: BTreeMap<i32, i32>,
     batches: BTreeMap<i32, BatchBuilder>,
+    /// A batch that would become larger is sent before.
+    batch_bytes: usize,
     /// Where keyless records go until the next flush.
     sticky: usize,
     sent: u64,
@@ -87,7 +91,7 @@ impl<'a> Producer<'a> {
         codec: Codec,
         partition: Option<i32>,
     ) -> Result<Self, Error> {
-        let described = client.topic(name)?;
+        let described = client.topic_or_create(name)?;
         if let Some(wanted) = partition
             && !described
                 .partitions
@@ -102,6 +106,7 @@ impl<'a> Producer<'a> {
                 message: None,
             });
         }
+        let batch_bytes = batch_bytes(client, name, codec);
         let identity = if acks == Acks::All {
             identity(client)?
         } else {
@@ -117,6 +122,7 @@ impl<'a> Producer<'a> {
             identity,
             sequences: BTreeMap::new(),
             batches: BTreeMap::new(),
+            batch_bytes,
             sticky: 0,
             sent: 0,
         })
@@ -152,7 +158,7 @@ impl<'a> Producer<'a> {
             .batches
             .get(&partition)
             .map_or(0, BatchBuilder::size_uncompressed);
-        if present > 0 && present + added > BATCH_BYTES {
+        if present > 0 && present + added + RECORD_OVERHEAD_BYTES > self.batch_bytes {
             self.flush()?;
         }
         let batch = self.batches.entry(partition).or_insert_with(|| {
@@ -296,6 +302,24 @@ impl<'a> Producer<'a> {
             self.sent += u64::from(built.records.unsigned_abs());
         }
     }
+}
+
+/// How large batches may become: what the topic's settings allow, with room for a codec that makes
+/// the bytes more. A broker that does not tell gets batches of the usual size.
+fn batch_bytes(client: &mut Client, topic: &str, codec: Codec) -> usize {
+    let settings = topics::settings(client, topic).unwrap_or_default();
+    let allowed = settings
+        .iter()
+        .filter(|row| ["max.message.bytes", "segment.bytes"].contains(&row.name.as_str()))
+        .filter_map(|row| row.value.as_deref()?.parse::<usize>().ok())
+        .min();
+    let allowed = allowed.unwrap_or(usize::MAX);
+    let room = if codec == Codec::None {
+        0
+    } else {
+        allowed / 16
+    };
+    (allowed - room).min(BATCH_BYTES)
 }
 
 /// A producer id, or none from a broker that has no such thing.
