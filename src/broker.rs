@@ -2,11 +2,12 @@
 //! core, and stops them in order.
 //!
 //! Runs on: the main thread until the shards run; then each shard on its own. Order of a start:
-//! settings -> io_uring, limits, direct I/O -> lock the directory -> claim the ports -> identity ->
-//! recovery (journals replayed into segments, see `shard::recovery`) -> shards open their journals
-//! and partitions -> listeners -> the ready line. Nothing in the directory is changed before it is
-//! known to be ours. Order of a stop: no new connections -> what was accepted is answered -> all
-//! shards quiet -> segments closed as plain Kafka directories -> checkpoint -> exit.
+//! settings -> limits, io_uring -> claim the ports -> lock the directory -> direct I/O, sizes ->
+//! identity -> recovery (journals replayed into segments, see `shard::recovery`) -> shards open
+//! their journals and partitions -> listeners -> the ready line. Nothing in the directory changes
+//! before it is known to be ours; a start that is refused before removes what it made. Order of a
+//! stop: no new connections -> what was accepted is answered -> all shards quiet -> segments closed
+//! as plain Kafka directories -> checkpoint -> exit.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
@@ -20,12 +21,12 @@ use crate::config::BrokerConfig;
 use crate::config::address::{Advertised, HostPort};
 use crate::config::broker::LogFormat;
 use crate::config::machine::{self as sizing, MachineFacts, ShardSettings};
-use crate::config::units::format_size;
+use crate::config::units::format_about;
 use crate::journal::checkpoint_file::Retired;
 use crate::model::ids::ShardId;
 use crate::rt::data_lock::DataLock;
 use crate::rt::executor::{self, LaneShares, ShardSpec};
-use crate::rt::machine::{self, DirectError, UringError};
+use crate::rt::machine::{self, DirectError, Limits, UringError};
 use crate::rt::net::{PortClaim, TcpListener};
 use crate::rt::signal::Termination;
 use crate::rt::{self, Lane};
@@ -76,6 +77,9 @@ pub enum StartError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// Too few descriptors.
+    #[error("{0}")]
+    Files(#[from] machine::TooFewFiles),
     /// The settings do not fit the machine.
     #[error("{0}")]
     Sizing(#[from] sizing::MachineError),
@@ -113,17 +117,18 @@ pub fn run(config: BrokerConfig) -> Result<(), StartError> {
         move |source| StartError::Io { what, source }
     };
     let termination = Termination::on_signals().map_err(io("signals"))?;
-    machine::raise_limits().map_err(io("resource limits"))?;
+    let (open_files, _) = machine::raise_limits().map_err(io("resource limits"))?;
     machine::probe_io_uring()?;
-    let lock = DataLock::acquire(&config.data_dir)?;
-    let file_system = machine::filesystem(&config.data_dir).map_err(io("data directory"))?;
-    if file_system.is_volatile() && !config.allow_volatile {
-        return Err(StartError::Volatile(config.data_dir.display().to_string()));
-    }
-    machine::probe_direct_io(&config.data_dir)?;
     let listeners = claim_all(&config.listen)?;
     let admin = config.admin.as_ref().map(claim_one).transpose()?;
-    let settings = sizing::resolve(&config, &facts(&config).map_err(io("machine"))?)?;
+    let lock = DataLock::acquire(&config.data_dir)?;
+    let settings = match examine(&config, open_files) {
+        Ok(settings) => settings,
+        Err(error) => {
+            lock.undo();
+            return Err(error);
+        }
+    };
     let recovered = recover(&config, &settings)?;
     warn_of(&config);
     let shared = Shared::new(
@@ -138,6 +143,29 @@ pub fn run(config: BrokerConfig) -> Result<(), StartError> {
     let outcome = serve(shared);
     drop(lock);
     outcome
+}
+
+/// Checks the place and the machine, and sizes the shards. Leaves the directory as it is.
+fn examine(config: &BrokerConfig, open_files: Limits) -> Result<ShardSettings, StartError> {
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| StartError::Io { what, source }
+    };
+    let file_system = machine::filesystem(&config.data_dir).map_err(io("data directory"))?;
+    if file_system.is_volatile() && !config.allow_volatile {
+        return Err(StartError::Volatile(config.data_dir.display().to_string()));
+    }
+    machine::probe_direct_io(&config.data_dir)?;
+    let settings = sizing::resolve(config, &facts(config).map_err(io("machine"))?)?;
+    let shards = u64::from(shard_count(&settings));
+    if let Some(limit) = machine::check_open_files(open_files, shards)? {
+        tracing::warn!(
+            limit,
+            "few open files: each connection takes one and each partition in use two; raise \
+             LimitNOFILE= or `ulimit -Hn`"
+        );
+    }
+    Ok(settings)
 }
 
 /// Settings that were set and do nothing, and listeners that anyone can reach.
@@ -381,6 +409,8 @@ fn taken<T: Default>(slot: &Mutex<T>) -> T {
 
 async fn run_shard(index: usize, shared: &Arc<Shared>) -> Result<(), StartError> {
     let id = ShardId(u16::try_from(index).expect("shards are counted in u16"));
+    // On every line of this thread, whichever task writes it: it is left when the shard ends.
+    let _of_shard = tracing::error_span!("on", shard = id.0).entered();
     let retired = taken(&shared.journals[index]).expect("recovery made a journal for each shard");
     let metadata_log = match index {
         0 => Some(open_metadata_log(shared).await?),
@@ -416,9 +446,6 @@ async fn run_shard(index: usize, shared: &Arc<Shared>) -> Result<(), StartError>
         announce(shared).await;
     }
     shared.termination.wait().await;
-    if index == 0 {
-        tracing::info!("stopping");
-    }
     for task in accepting {
         task.cancel().await;
     }
@@ -494,17 +521,21 @@ async fn announce(shared: &Shared) {
         Advertised::Fixed(address) => address.to_string(),
         Advertised::AsConnected => "as connected".to_owned(),
     };
+    let cores: Vec<String> = settings.cores.iter().map(ToString::to_string).collect();
+    let cores = cores.join(",");
+    let milliseconds = u64::try_from(shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
+        parent: None,
         version = env!("CARGO_PKG_VERSION"),
         address = text(&shared.addresses),
         advertised,
         data_dir = %shared.process.data_dir.display(),
-        cores = ?settings.cores,
-        memory_per_shard = format_size(settings.memory_bytes),
-        journal_per_shard = format_size(settings.journal_bytes),
+        cores,
+        memory_per_shard = format_about(settings.memory_bytes),
+        journal_per_shard = format_about(settings.journal_bytes),
         durability = "disk",
         admin = shared.admin_address.map_or_else(|| "off".to_owned(), |a| a.to_string()),
-        milliseconds = shared.start.elapsed().as_millis(),
+        milliseconds,
         "ready"
     );
     rt::process::notify_ready();

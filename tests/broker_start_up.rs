@@ -2,12 +2,16 @@
 
 mod support;
 
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::{BrokerId, FetchRequest, MetadataRequest, TopicName};
 use support::no_io_uring::forbid_io_uring;
+use support::raw::{Connection, text};
 use support::{Launch, client, contents, directory};
 
 #[test]
@@ -26,9 +30,8 @@ fn a_second_broker_on_the_same_port_is_refused_and_the_first_keeps_every_connect
         refusal.stderr
     );
     assert!(
-        contents(&second_path).is_empty(),
-        "{:?}",
-        contents(&second_path).keys()
+        !second_path.exists(),
+        "a refused start leaves nothing behind"
     );
     for _ in 0..20 {
         TcpStream::connect_timeout(&address, Duration::from_secs(1)).expect("the first accepts");
@@ -75,11 +78,7 @@ fn an_admin_port_in_use_is_refused() {
         "{}",
         refusal.stderr
     );
-    assert!(
-        contents(&data_dir).is_empty(),
-        "{:?}",
-        contents(&data_dir).keys()
-    );
+    assert!(!data_dir.exists(), "a refused start leaves nothing behind");
 }
 
 #[test]
@@ -126,6 +125,213 @@ fn a_directory_of_another_node_is_refused_untouched() {
     let line = refusal.line();
     assert!(line.contains('7') && line.contains('8'), "{line}");
     assert!(contents(dir.path()) == before, "the directory was changed");
+}
+
+#[test]
+fn a_directory_of_another_cluster_is_refused_untouched() {
+    let dir = directory();
+    let launch = Launch::new(dir.path());
+    launch.clone().set("cluster.id", "ours").start().stop();
+    let before = contents(dir.path());
+    let refusal = launch.clone().set("cluster.id", "theirs").try_start();
+    let refusal = refusal.expect_err("another cluster's");
+    let line = refusal.line();
+    assert!(line.contains("ours") && line.contains("theirs"), "{line}");
+    assert!(contents(dir.path()) == before, "the directory was changed");
+    launch.start().stop(); // unset: whatever the directory says
+}
+
+#[test]
+fn data_without_its_identity_is_refused_untouched() {
+    let dir = directory();
+    let launch = Launch::new(dir.path()).start().stop();
+    let identity = dir.path().join("corelog.json");
+    let kept = std::fs::read(&identity).expect("the identity");
+    std::fs::remove_file(&identity).expect("the test's own directory");
+    let before = contents(dir.path());
+    let refusal = launch.try_start().expect_err("whose data is this?");
+    assert!(
+        refusal.line().contains("corelog.json is missing"),
+        "{}",
+        refusal.stderr
+    );
+    assert!(contents(dir.path()) == before, "the directory was changed");
+    std::fs::write(&identity, kept).expect("the test's own directory");
+    launch.start().stop();
+}
+
+#[test]
+fn settings_that_the_machine_does_not_allow_are_refused_by_name_and_value() {
+    let dir = directory();
+    let data_dir = dir.path().join("data");
+    let cases = [
+        ("--memory-per-shard", "900GiB", "memory.per.shard"),
+        ("--commit-bytes", "64MiB", "commit.bytes"),
+        ("--destage-size", "64MiB", "destage.size"),
+    ];
+    for (flag, value, name) in cases {
+        let refusal = Launch::new(&data_dir).flag(flag, value).try_start();
+        let refusal = refusal.expect_err("impossible");
+        let line = refusal.line();
+        assert!(line.contains(name) && line.contains(value), "{line}");
+        assert!(!data_dir.exists(), "a refused start leaves nothing behind");
+    }
+}
+
+#[test]
+fn too_few_open_files_are_refused_with_figures() {
+    let dir = directory();
+    let data_dir = dir.path().join("data");
+    let mut command = Launch::new(&data_dir).command();
+    limit(&mut command, libc::RLIMIT_NOFILE, 64);
+    let output = command.output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    let line = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(line.contains("the limit of open files is 64"), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+    assert!(!data_dir.exists(), "a refused start leaves nothing behind");
+}
+
+/// Lowers a limit of the process that `command` starts, soft and hard.
+fn limit(command: &mut Command, which: libc::__rlimit_resource_t, value: u64) {
+    let lower = move || {
+        let limits = libc::rlimit {
+            rlim_cur: value,
+            rlim_max: value,
+        };
+        // SAFETY: setrlimit reads the structure that lives here, and is safe after fork.
+        match unsafe { libc::setrlimit(which, &raw const limits) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(lower) };
+}
+
+#[test]
+fn systemd_is_told_when_every_shard_accepts() {
+    let dir = directory();
+    let socket = dir.path().join("notify");
+    let notified = UnixDatagram::bind(&socket).expect("a socket");
+    notified
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("valid");
+    let launch = Launch::new(&dir.path().join("data"));
+    let mut child = launch
+        .command()
+        .env("NOTIFY_SOCKET", &socket)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut message = [0; 64];
+    let told = notified.recv(&mut message);
+    let accepts = TcpStream::connect(launch.address()).is_ok();
+    child.kill().expect("our own child");
+    child.wait().expect("our own child");
+    assert_eq!(message.get(..told.expect("told")), Some(&b"READY=1"[..]));
+    assert!(accepts, "ready is when it accepts");
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let dir = directory();
+    let mut broker = Launch::new(dir.path()).start();
+    client::create_topic(&broker.bootstrap(), "large", 1, &[]);
+    let values = (0..40).map(|_| vec![7; 500_000]);
+    client::produce(&broker.bootstrap(), "large", 0, values, &[]);
+    // Answers that nobody takes, more than sockets hold: the stop waits for them.
+    let mut connection = Connection::open(broker.launch().address());
+    for _ in 0..10 {
+        let frame = connection.frame(&fetch("large"), 12);
+        connection.send(&frame);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let started = Instant::now();
+    broker.signal(libc::SIGTERM);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(broker.is_running(), "it waits: {}", broker.said());
+    broker.signal(libc::SIGTERM);
+    let status = broker.wait(support::STOP_LIMIT);
+    assert_eq!(status.code(), Some(128 + libc::SIGTERM));
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+/// A request for all of the topic's first partition.
+fn fetch(topic: &str) -> FetchRequest {
+    let partition = FetchPartition::default()
+        .with_partition(0)
+        .with_current_leader_epoch(-1)
+        .with_last_fetched_epoch(-1)
+        .with_log_start_offset(-1)
+        .with_partition_max_bytes(50 << 20);
+    let topic = FetchTopic::default()
+        .with_topic(TopicName(text(topic)))
+        .with_partitions(vec![partition]);
+    FetchRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_min_bytes(1)
+        .with_max_bytes(50 << 20)
+        .with_session_epoch(-1)
+        .with_topics(vec![topic])
+}
+
+#[test]
+fn a_wildcard_listener_advertises_the_address_that_was_connected_to() {
+    let dir = directory();
+    let broker = Launch::new(dir.path()).listen_host("0.0.0.0").start();
+    let port = broker.launch().address().port();
+    for ip in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)] {
+        let mut connection = Connection::open(SocketAddr::from((ip, port)));
+        let answer = connection.call(&MetadataRequest::default(), 8);
+        assert_eq!(answer.brokers[0].host.as_str(), ip.to_string());
+        assert_eq!(answer.brokers[0].port, i32::from(port));
+    }
+    let warnings = broker.said();
+    let exposed = warnings
+        .lines()
+        .filter(|line| line.contains("without any security"));
+    assert_eq!(exposed.count(), 1, "{warnings}");
+}
+
+#[test]
+fn log_lines_name_shard_and_client() {
+    let dir = directory();
+    let broker = Launch::new(dir.path()).flag("--log-format", "json").start();
+    let mut connection = Connection::open(broker.launch().address());
+    connection.call(&MetadataRequest::default(), 8);
+    connection.send(&[0xff; 16]);
+    let find = |what: &str| {
+        let said = broker.said();
+        let line = said.lines().find(|line| line.contains(what))?.to_owned();
+        Some(serde_json::from_str::<serde_json::Value>(&line).expect("JSON"))
+    };
+    client::wait_until("the end is logged", || find("connection closed").is_some());
+    let closed = find("connection closed").expect("just seen");
+    assert_eq!(closed["client_id"], "raw", "{closed}");
+    assert!(closed["span"]["shard"].is_u64(), "{closed}");
+    assert!(
+        closed["peer"].is_string() && closed["reason"].is_string(),
+        "{closed}"
+    );
+    let ready = find("\"ready\"").expect("the ready line");
+    assert!(ready["milliseconds"].is_u64(), "{ready}");
+    assert_eq!(ready["memory_per_shard"], "64.0 MiB", "{ready}");
+    assert_eq!(ready["journal_per_shard"], "64.0 MiB", "{ready}");
+}
+
+#[test]
+fn debug_lines_are_lines() {
+    let dir = directory();
+    let broker = Launch::new(dir.path()).flag("--log-level", "debug").start();
+    client::create_topic(&broker.bootstrap(), "t", 1, &[]);
+    for line in broker.said().lines() {
+        assert!(line.starts_with("20"), "a line without its time: {line}");
+    }
 }
 
 #[test]
@@ -192,9 +398,11 @@ fn sigterm_ends_a_busy_broker_with_exit_code_0_in_time() {
     broker.signal(libc::SIGTERM);
     let status = broker.wait(support::STOP_LIMIT);
     assert_eq!(status.code(), Some(0), "{}", broker.said());
-    assert!(
-        broker.said().lines().count() >= 2,
-        "a line at the start and one at the stop"
+    let said = broker.said();
+    assert_eq!(
+        said.lines().count(),
+        2,
+        "a line at the start and one at the stop: {said}"
     );
 }
 

@@ -194,7 +194,7 @@ fn retention_of_minutes_and_hours_keeps_what_is_younger() {
         ]);
         broker.text(&["topic", "create", "t"]);
         assert_eq!(produce_at(&broker, "t", now_ms() - 2 * 3_600_000), 0);
-        broker.produce(&["t"], &lines(13, 300)); // does not fit beside the old record
+        broker.produce(&["t"], &lines(13, 298)); // does not fit beside the old record
         broker.produce(&["t"], "new\n");
         if goes {
             is_trimmed(&broker, "t");
@@ -471,13 +471,40 @@ fn a_setting_altered_while_running_takes_hold_at_once_and_survives_a_restart() {
 }
 
 #[test]
+fn an_altered_check_interval_of_retention_takes_hold_at_once() {
+    // at the start the next check is five minutes away
+    let broker = Broker::with_settings(&["log.retention.ms=1", "log.roll.ms=100"]);
+    broker.text(&["topic", "create", "t"]);
+    broker.produce(&["t"], "old\n");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    broker.produce(&["t"], "new\n");
+    let interval = "log.retention.check.interval.ms";
+    assert_eq!(alter_broker(&broker, interval, "100"), 0);
+    is_trimmed(&broker, "t");
+}
+
+#[test]
 fn a_setting_without_effect_is_stored_and_warned_about() {
     let broker = Broker::start(&[]);
     broker.text(&["topic", "create", "t", "--config", "flush.ms=5"]);
-    let described = broker.json(&["topic", "describe", "t"]);
-    assert_eq!(described[0]["configs"][0]["name"], "flush.ms");
-    assert_eq!(described[0]["configs"][0]["value"], "5");
-    assert!(broker.log().contains("flush.ms"), "{}", broker.log());
+    let flush_ms = || {
+        let described = broker.json(&["topic", "describe", "t", "--all-configs"]);
+        let configs = described[0]["configs"].as_array().expect("settings");
+        let found = configs.iter().find(|config| config["name"] == "flush.ms");
+        let found = found.expect("described");
+        // given back, and never reported as set to anything that counts
+        assert_eq!(found["default"], true, "{found}");
+        found["value"].as_str().expect("a value").to_owned()
+    };
+    assert_eq!(flush_ms(), "5");
+    broker.text(&["topic", "alter", "t", "--config", "flush.ms=6"]);
+    assert_eq!(flush_ms(), "6");
+    let warnings = broker.log();
+    let warnings = warnings.lines().filter(|line| line.contains("flush.ms"));
+    for line in warnings.clone() {
+        assert!(line.ends_with("topic=t"), "named as people know it: {line}");
+    }
+    assert_eq!(warnings.count(), 2);
     broker.text(&["topic", "create", "c", "--config", "cleanup.policy=compact"]);
     assert!(
         broker.log().contains("compaction is not there yet"),

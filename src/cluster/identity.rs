@@ -70,11 +70,40 @@ pub enum Error {
         /// Ours.
         expected: i32,
     },
+    /// Another cluster's.
+    #[error(
+        "{path} belongs to cluster {got}, but cluster.id is {expected}: set cluster.id={got}, \
+         leave it out, or choose another data directory"
+    )]
+    OtherCluster {
+        /// The file.
+        path: PathBuf,
+        /// Its cluster.
+        got: String,
+        /// Ours.
+        expected: String,
+    },
+    /// There are topics, but nothing that says whose.
+    #[error(
+        "{path} is missing, and {metadata} is there: restore the file from a backup, or move the \
+         whole directory away and start with an empty one"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The metadata of a broker.
+        metadata: PathBuf,
+    },
 }
 
 impl Identity {
-    /// Reads and checks the identity; `None` in a directory that has none yet.
-    pub async fn load(data_dir: &Path, node_id: i32) -> Result<Option<Self>, Error> {
+    /// Reads and checks the identity; `None` in a directory that has none yet. `cluster_id` is
+    /// what a setting says, if it says anything.
+    pub async fn load(
+        data_dir: &Path,
+        node_id: i32,
+        cluster_id: Option<&str>,
+    ) -> Result<Option<Self>, Error> {
         let path = data_dir.join(FILE_NAME);
         if !rt::fs::exists(&path).await? {
             return Ok(None);
@@ -87,6 +116,13 @@ impl Identity {
                 path,
                 got,
                 expected: node_id,
+            });
+        }
+        if let Some(expected) = cluster_id.filter(|expected| *expected != identity.cluster_id) {
+            return Err(Error::OtherCluster {
+                path,
+                got: identity.cluster_id,
+                expected: expected.to_owned(),
             });
         }
         Ok(Some(identity))

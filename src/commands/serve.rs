@@ -28,7 +28,9 @@ fn read_file(path: PathBuf) -> Result<(String, String), Failure> {
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
         Ok(text) => Ok((name, text)),
-        Err(error) => Err(Failure::Failed(format!("{name}: {error}"))),
+        Err(error) => Err(Failure::Failed(format!(
+            "cannot read {name}: {error}: --config must name a readable TOML file"
+        ))),
     }
 }
 

@@ -187,7 +187,7 @@ static CORES: &[Row] = &[
         "config/machine.rs",
         "Memory of one shard for requests, the tail of its logs, the journal and reads. `auto`: \
          a quarter of what is available to the process (container limits included), divided by \
-         the number of shards.",
+         the number of shards. More than what is available is refused.",
     ),
     row(
         "journal.size",
@@ -195,7 +195,8 @@ static CORES: &[Row] = &[
         "auto",
         "config/machine.rs",
         "The commit journal of one shard. `auto`: 1 GiB, but all journals together at most 5 % \
-         of the free disk space.",
+         of the free disk space; a disk too small for 16 MiB a shard within that is refused. A \
+         value that is set may take up to half of the free space.",
     ),
     row(
         "ring.depth",
@@ -219,7 +220,8 @@ static CORES: &[Row] = &[
         "1MiB",
         "journal/committer.rs",
         "Size at which one group commit is full and is written. A single larger batch is \
-         written whole.",
+         written whole. At most a fortieth of `memory.per.shard`: beyond, a value that is set is \
+         refused, and the default gives way.",
     ),
     row(
         "commit.delay",
@@ -242,7 +244,9 @@ static CORES: &[Row] = &[
         Kind::Size(64 << 10, 64 * MIB),
         "1MiB",
         "log/destage.rs",
-        "Size of the writes that move records from the journal's memory into segment files.",
+        "Size of the writes that move records from the journal's memory into segment files. At \
+         most a twentieth of `memory.per.shard`: beyond, a value that is set is refused, and the \
+         default gives way.",
     ),
     row(
         "shares",

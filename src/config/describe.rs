@@ -1,8 +1,10 @@
 //! Settings as `DescribeConfigs` tells them: every row with value, source and what stands behind.
 //!
 //! Pure: no async, no clock, no IO.
-//! A setting without effect is given back as it was stored, `has_effect` is false and its
-//! documentation says so first: a client that set it sees what it set, not a promise.
+//! A setting without effect is given back as it was stored, so that clients that alter and read
+//! back go on; its source is always "default" and its documentation says first that it has no
+//! effect, so that nobody takes it for active.
+//! A setting that resolves on the machine (`auto`, `all`) is told as it came out.
 
 use super::broker::BrokerConfig;
 use super::inert;
@@ -63,20 +65,25 @@ fn described(row: &Row, synonyms: Vec<DescribedSynonym>) -> Described {
     let (value, source) = synonyms.first().map_or((None, Source::Default), |first| {
         (first.value.clone(), first.source)
     });
+    let has_effect = row.effect.is_active();
+    let (source, synonyms) = match has_effect {
+        true => (source, synonyms),
+        false => (Source::Default, vec![default_of(row)]),
+    };
     Described {
         name: row.key,
         value,
         source,
         read_only: row.change == Change::Restart,
         sensitive: false,
-        has_effect: row.effect.is_active(),
+        has_effect,
         wire_type: row.kind.wire_type(),
         doc: row_doc(row),
         synonyms,
     }
 }
 
-fn default_of(row: &'static Row) -> DescribedSynonym {
+fn default_of(row: &Row) -> DescribedSynonym {
     DescribedSynonym {
         name: row.key,
         value: row.default.map(str::to_owned),
@@ -84,23 +91,51 @@ fn default_of(row: &'static Row) -> DescribedSynonym {
     }
 }
 
-/// All settings of the broker.
-pub fn describe_broker(config: &BrokerConfig) -> Vec<Described> {
-    layers::all_rows()
-        .map(|row| {
-            let mut synonyms: Vec<DescribedSynonym> = config
-                .settings()
-                .texts(row.key)
-                .map(|(source, text)| DescribedSynonym {
-                    name: row.key,
-                    value: Some(text.to_owned()),
-                    source,
-                })
-                .collect();
-            synonyms.push(default_of(row));
-            described(row, synonyms)
+/// All settings of the broker, and again under each name that Kafka has for one. `in_force` are
+/// the values that only the machine decides.
+pub fn describe_broker(
+    config: &BrokerConfig,
+    in_force: &[(&'static str, String)],
+) -> Vec<Described> {
+    let rows = layers::all_rows().flat_map(|row| {
+        let mut rows = vec![describe_broker_row(config, row)];
+        if let Some((_, value)) = in_force.iter().find(|(name, _)| *name == row.key) {
+            rows[0].value = Some(value.clone());
+        }
+        for alias in row.aliases {
+            let mut copy = rows[0].clone();
+            copy.name = alias;
+            copy.value = copy.value.map(|text| as_kafka(config, row.key, text));
+            rows.push(copy);
+        }
+        rows
+    });
+    rows.collect()
+}
+
+/// A value as Kafka writes it: addresses are `PLAINTEXT://host:port`.
+fn as_kafka(config: &BrokerConfig, key: &str, text: String) -> String {
+    let addresses = match key {
+        "listen" => config.listen.clone(),
+        "advertise" => config.advertise.iter().cloned().collect(),
+        _ => return text,
+    };
+    let named = addresses.iter().map(|a| format!("PLAINTEXT://{a}"));
+    named.collect::<Vec<_>>().join(",")
+}
+
+fn describe_broker_row(config: &BrokerConfig, row: &'static Row) -> Described {
+    let mut synonyms: Vec<DescribedSynonym> = config
+        .settings()
+        .texts(row.key)
+        .map(|(source, text)| DescribedSynonym {
+            name: row.key,
+            value: Some(text.to_owned()),
+            source,
         })
-        .collect()
+        .collect();
+    synonyms.push(default_of(row));
+    described(row, synonyms)
 }
 
 /// All settings of a topic.
@@ -165,8 +200,22 @@ mod tests {
 
     #[test]
     fn every_broker_row_is_described_with_value_and_source() {
-        let rows = describe_broker(&broker());
-        assert_eq!(rows.len(), layers::all_rows().count());
+        let rows = describe_broker(&broker(), &[]);
+        let aliases: usize = layers::all_rows().map(|row| row.aliases.len()).sum();
+        assert_eq!(rows.len(), layers::all_rows().count() + aliases);
+        assert_eq!(named(&rows, "log.dirs").value.as_deref(), Some("./data"));
+        let listeners = named(&rows, "listeners").value.as_deref();
+        assert_eq!(listeners, Some("PLAINTEXT://localhost:9092"));
+        assert_eq!(named(&rows, "advertised.listeners").value, None);
+        assert_eq!(
+            named(&rows, "memory.per.shard").value.as_deref(),
+            Some("auto")
+        );
+        let resolved = describe_broker(&broker(), &[("memory.per.shard", "64MiB".to_owned())]);
+        assert_eq!(
+            named(&resolved, "memory.per.shard").value.as_deref(),
+            Some("64MiB")
+        );
         let hours = named(&rows, "log.retention.hours");
         assert_eq!(hours.value.as_deref(), Some("2"));
         assert_eq!(hours.source.wire_code(), 4);
@@ -211,12 +260,13 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_without_effect_is_given_back_as_such() {
+    fn a_setting_without_effect_is_given_back_and_never_reported_as_active() {
         let own = TopicOverrides::new([("flush.ms", "7")].into_iter()).expect("valid");
         let rows = describe_topic(&broker(), &own);
         let flush = named(&rows, "flush.ms");
         assert_eq!(flush.value.as_deref(), Some("7"));
-        assert!(!flush.has_effect);
+        assert!(!flush.has_effect && flush.is_default());
+        assert!(flush.synonyms.iter().all(|s| s.source == Source::Default));
         assert!(
             flush.doc.starts_with("No effect in Corelog"),
             "{}",

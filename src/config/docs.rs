@@ -27,10 +27,12 @@ have Kafka's names, units and defaults. Sizes take KiB, MiB, GiB; times take us,
 const INERT_HEAD: &str = "
 ## Accepted without effect
 
-Clients and tools set these Kafka settings. They are stored and given back as stored, and setting
-one warns, but nothing depends on them. Kafka's settings that are in no table here are refused;
-those of TLS, SASL and ACLs among them, because accepting them would pretend a protection that is
-not there.
+Clients and tools set these Kafka settings. Setting one warns, and nothing depends on it.
+`DescribeConfigs` gives the value back as it was stored, because clients and tools alter, read back
+and compare; but always with the source *default* and a documentation that begins with \"No effect
+in Corelog\", because a setting that does nothing shall not be reported as active. Kafka's settings
+that are in no table here are refused; those of TLS, SASL and ACLs among them, because accepting
+them would pretend a protection that is not there.
 ";
 
 /// The whole page.

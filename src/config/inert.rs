@@ -1,8 +1,9 @@
 //! Kafka's settings that Corelog accepts without effect, each with the reason.
 //!
 //! Pure: no async, no clock, no IO.
-//! Connect, Streams and test suites set them; refusing would stop them. Setting one warns, its
-//! value is stored and given back as stored, and its documentation says that it has no effect.
+//! Connect, Streams and test suites set them; refusing would stop them. Setting one warns; its
+//! value is stored and given back as stored, with the source "default" and a documentation that
+//! says that it has no effect: it is never reported as active.
 //! Deliberately absent: security settings (`ssl.*`, `sasl.*` and the like). Accepting those
 //! silently would pretend a protection that is not there.
 

@@ -2,14 +2,15 @@
 //!
 //! Pure: no async, no clock, no IO. `rt::machine` measures, this decides.
 //! Promises: memory at most a quarter of what is available unless a setting says otherwise; all
-//! journals together at most 5 % of the free disk; one shard at least.
+//! journals together at most 5 % of the free disk, likewise; one shard at least. What cannot be is
+//! refused with name, value and what there is.
 
 use std::time::Duration;
 
 use super::address::Cores;
 use super::broker::BrokerConfig;
 use super::table::Shares;
-use super::units::format_size;
+use super::units::{format_about, format_size};
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +92,7 @@ pub enum MachineError {
     #[error(
         "{shards} shards need {} of memory each, and a quarter of the {} that are available is \
          less: use fewer `cores`, or set `memory.per.shard`",
-        format_size(MEMORY_PER_SHARD_MIN), format_size(*available)
+        format_size(MEMORY_PER_SHARD_MIN), format_about(*available)
     )]
     TooLittleMemory {
         /// The number of shards.
@@ -99,11 +100,55 @@ pub enum MachineError {
         /// What is available.
         available: u64,
     },
-    /// Not enough disk for the smallest journals.
+    /// More memory was asked for than there is.
+    #[error(
+        "setting `memory.per.shard` = `{}` is not possible: {shards} shards need {} together, and \
+         {} are available",
+        format_size(*wanted), format_size(wanted.saturating_mul(*shards)), format_about(*available)
+    )]
+    TooMuchMemory {
+        /// For each shard.
+        wanted: u64,
+        /// The number of shards.
+        shards: u64,
+        /// What is available.
+        available: u64,
+    },
+    /// A buffer that the shard's memory does not hold four times.
+    #[error(
+        "setting `{name}` = `{}` is not possible: with {} of memory a shard it is at most {}; \
+         lower it, or raise `memory.per.shard`",
+        format_size(*wanted), format_about(*memory), format_size(*limit)
+    )]
+    TooLargeBuffer {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        wanted: u64,
+        /// Memory of a shard.
+        memory: u64,
+        /// What would be possible.
+        limit: u64,
+    },
+    /// The smallest journals would take more than their part of a small disk.
+    #[error(
+        "the smallest journals of {shards} shards need {} of disk, more than 5 % of the {} that \
+         are free: free some space, use fewer `cores`, or set `journal.size`",
+        format_size(*needed), format_about(*free)
+    )]
+    SmallDisk {
+        /// The number of shards.
+        shards: usize,
+        /// What the journals need.
+        needed: u64,
+        /// What is free, journals of an earlier run included.
+        free: u64,
+    },
+    /// Not enough disk for the journals that were asked for.
     #[error(
         "the journals of {shards} shards need {} of disk, and {} are free: free some space, or use \
          fewer `cores`, or a smaller `journal.size`",
-        format_size(*needed), format_size(*free)
+        format_size(*needed), format_about(*free)
     )]
     TooLittleDisk {
         /// The number of shards.
@@ -144,13 +189,71 @@ pub fn resolve(
         journal_bytes: choose_journal(config.journal_size, machine, shards, shard_count)?,
         ring_depth: config.ring_depth,
         spin: config.spin,
-        commit_bytes: config.commit_bytes.min(pools.journal_bytes / 4),
+        commit_bytes: buffer(config, "commit.bytes", config.commit_bytes, &pools)?,
         commit_delay: config.commit_delay,
         writes_in_flight: config.writes_in_flight,
-        destage_bytes: config.destage_size.min(pools.disk_bytes / 4),
+        destage_bytes: buffer(config, "destage.size", config.destage_size, &pools)?,
         shares: config.shares,
         request_bytes_max: config.socket_request_max_bytes.min(request_pool),
     })
+}
+
+/// A size of which four must fit their pool, so that writes overlap. The default gives way to a
+/// small memory; a value that was set is refused.
+fn buffer(
+    config: &BrokerConfig,
+    name: &'static str,
+    wanted: u64,
+    pools: &MemoryPools,
+) -> Result<u64, MachineError> {
+    const GRAIN: u64 = 4096;
+    let pool = match name {
+        "commit.bytes" => pools.journal_bytes,
+        _ => pools.disk_bytes,
+    };
+    let limit = pool / 4 / GRAIN * GRAIN;
+    if wanted > limit && config.settings().text(name).is_some() {
+        return Err(MachineError::TooLargeBuffer {
+            name,
+            wanted,
+            memory: pools.total(),
+            limit,
+        });
+    }
+    Ok(wanted.min(limit))
+}
+
+impl MemoryPools {
+    fn total(&self) -> u64 {
+        self.request_bytes
+            + self.tail_bytes
+            + self.journal_bytes
+            + self.disk_bytes
+            + self.response_bytes
+    }
+}
+
+impl ShardSettings {
+    /// What settings that say `auto`, `all` or too much have come to, by name.
+    pub fn in_force(&self) -> Vec<(&'static str, String)> {
+        let cores: Vec<String> = self.cores.iter().map(ToString::to_string).collect();
+        let mut values = vec![
+            ("cores", cores.join(",")),
+            (
+                "socket.request.max.bytes",
+                self.request_bytes_max.to_string(),
+            ),
+        ];
+        for (name, bytes) in [
+            ("memory.per.shard", self.memory_bytes),
+            ("journal.size", self.journal_bytes),
+            ("commit.bytes", self.commit_bytes),
+            ("destage.size", self.destage_bytes),
+        ] {
+            values.push((name, format_size(bytes)));
+        }
+        values
+    }
 }
 
 fn choose_cores(wanted: &Cores, machine: &MachineFacts) -> Result<Vec<usize>, MachineError> {
@@ -186,8 +289,16 @@ fn choose_memory(
     shards: usize,
     shard_count: u64,
 ) -> Result<u64, MachineError> {
-    if let Some(bytes) = wanted {
-        return Ok(bytes);
+    if let Some(wanted) = wanted {
+        let available = machine.memory_available_bytes;
+        if wanted.saturating_mul(shard_count) > available {
+            return Err(MachineError::TooMuchMemory {
+                wanted,
+                shards: shard_count,
+                available,
+            });
+        }
+        return Ok(wanted);
     }
     let bytes = machine.memory_available_bytes / MEMORY_DIVISOR / shard_count;
     if bytes < MEMORY_PER_SHARD_MIN {
@@ -206,9 +317,16 @@ fn choose_journal(
     let free = machine
         .disk_free_bytes
         .saturating_add(machine.journal_present_bytes);
-    let bytes = wanted.unwrap_or_else(|| {
-        (free / FREE_DISK_DIVISOR / shard_count).clamp(JOURNAL_BYTES_MIN, JOURNAL_BYTES_DEFAULT)
-    });
+    let fair = free / FREE_DISK_DIVISOR / shard_count;
+    if wanted.is_none() && fair < JOURNAL_BYTES_MIN {
+        let needed = JOURNAL_BYTES_MIN.saturating_mul(shard_count);
+        return Err(MachineError::SmallDisk {
+            shards,
+            needed,
+            free,
+        });
+    }
+    let bytes = wanted.unwrap_or(fair.min(JOURNAL_BYTES_DEFAULT));
     let bytes = bytes / JOURNAL_GRAIN_BYTES * JOURNAL_GRAIN_BYTES;
     let needed = bytes.saturating_mul(shard_count);
     // half of the space must stay for the records themselves
@@ -330,15 +448,52 @@ mod tests {
     #[test]
     fn a_disk_without_room_for_the_smallest_journals_is_refused_with_figures() {
         let full = MachineFacts {
-            disk_free_bytes: 100 << 20,
+            disk_free_bytes: 1000 << 20,
             ..machine()
         };
         let error = resolve(&config(&[]), &full).expect_err("too small");
         assert!(
             error
                 .to_string()
-                .contains("need 64MiB of disk, and 100MiB are free"),
+                .contains("need 64MiB of disk, more than 5 % of the 1000.0 MiB that are free"),
             "{error}"
+        );
+        let set = config(&[("journal.size", "16MiB")]);
+        let settings = resolve(&set, &full).expect("a value that was set counts");
+        assert_eq!(settings.journal_bytes, 16 << 20);
+        let large = config(&[("journal.size", "200MiB")]);
+        let error = resolve(&large, &full).expect_err("nothing left for records");
+        assert!(error.to_string().contains("need 800MiB of disk"), "{error}");
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_refused_with_value_and_figures() {
+        let set = config(&[("memory.per.shard", "900GiB")]);
+        let error = resolve(&set, &machine()).expect_err("too much");
+        let text = error.to_string();
+        assert!(text.contains("`memory.per.shard` = `900GiB`"), "{text}");
+        assert!(text.contains("16.0 GiB are available"), "{text}");
+    }
+
+    #[test]
+    fn buffers_that_do_not_fit_are_refused_when_set_and_give_way_by_default() {
+        let small = ("memory.per.shard", "32MiB");
+        let settings = resolve(&config(&[small]), &machine()).expect("defaults give way");
+        assert_eq!(settings.commit_bytes, (32 << 20) / 10 / 4 / 4096 * 4096);
+        let shown = settings.in_force();
+        assert!(
+            shown.contains(&("commit.bytes", "816KiB".to_owned())),
+            "{shown:?}"
+        );
+        for (name, value) in [("commit.bytes", "4MiB"), ("destage.size", "2MiB")] {
+            let error = resolve(&config(&[small, (name, value)]), &machine());
+            let text = error.expect_err("too large").to_string();
+            assert!(text.contains(&format!("`{name}` = `{value}`")), "{text}");
+        }
+        let fits = config(&[small, ("commit.bytes", "64KiB")]);
+        assert_eq!(
+            resolve(&fits, &machine()).expect("fits").commit_bytes,
+            64 << 10
         );
     }
 

@@ -58,6 +58,16 @@ pub fn format_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
+/// A size for people, with one decimal: `15.6 GiB`.
+pub fn format_about(bytes: u64) -> String {
+    let (unit, factor) = SIZE_UNITS[..3]
+        .iter()
+        .find(|(_, factor)| bytes >= *factor)
+        .unwrap_or(&("B", 1));
+    let tenths = u128::from(bytes) * 10 / u128::from(*factor);
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
 /// The largest unit that divides the time: `250us`; 0 is `0`.
 pub fn format_duration(time: Duration) -> String {
     let nanos = time.as_nanos();
@@ -75,6 +85,14 @@ pub fn format_duration(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_for_people_have_one_decimal() {
+        assert_eq!(format_about(1_471_561_728), "1.3 GiB");
+        assert_eq!(format_about(64 << 20), "64.0 MiB");
+        assert_eq!(format_about(900), "900.0 B");
+        assert_eq!(format_about(u64::MAX), "17179869183.9 GiB");
+    }
 
     #[test]
     fn sizes_take_binary_and_decimal_units() {

@@ -25,7 +25,7 @@ pub enum Error {
         pid: String,
     },
     /// The lock file could not be made or read.
-    #[error("cannot lock {path}: {source}")]
+    #[error("cannot lock {path}: {source}{}", remedy(.source))]
     Io {
         /// The directory.
         path: PathBuf,
@@ -34,10 +34,25 @@ pub enum Error {
     },
 }
 
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            ": give the directory to the user that runs the broker, or choose another one"
+        }
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            ": a file is in the way; --data-dir must name a directory"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => ": choose a directory that can be written",
+        _ => "",
+    }
+}
+
 /// The lock; the directory is free again when it is dropped.
 #[derive(Debug)]
 pub struct DataLock {
     _file: File,
+    /// What was not there before, deepest first.
+    made: Vec<PathBuf>,
 }
 
 impl DataLock {
@@ -47,10 +62,16 @@ impl DataLock {
             path: dir.to_owned(),
             source,
         };
+        let lock_file = dir.join(LOCK_FILE);
+        let made: Vec<PathBuf> = lock_file
+            .ancestors()
+            .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+            .map(Path::to_owned)
+            .collect();
         std::fs::create_dir_all(dir).map_err(io)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(dir.join(LOCK_FILE)).map_err(io)?;
+        let mut file = options.open(&lock_file).map_err(io)?;
         match sys::try_lock_exclusive(file.as_fd()) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -69,17 +90,32 @@ impl DataLock {
         file.set_len(0).map_err(io)?;
         file.rewind().map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
-        Ok(Self { _file: file })
+        Ok(Self { _file: file, made })
+    }
+
+    /// Gives the lock up and removes what `acquire` made, as far as nothing else is in it: a start
+    /// that is refused leaves nothing behind.
+    pub fn undo(self) {
+        for path in &self.made {
+            let removed = match path.is_dir() {
+                true => std::fs::remove_dir(path),
+                false => std::fs::remove_file(path),
+            };
+            if removed.is_err() {
+                return; // somebody put something there meanwhile
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rt::testing::dir;
 
     #[test]
     fn a_directory_is_locked_once_and_free_after_the_drop() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = dir();
         let lock = DataLock::acquire(dir.path()).unwrap();
         let error = DataLock::acquire(dir.path()).unwrap_err();
         let pid = std::process::id().to_string();
@@ -93,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_made() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = dir();
         let missing = dir.path().join("one/two");
         let _lock = DataLock::acquire(&missing).unwrap();
         assert!(missing.join(LOCK_FILE).is_file());
@@ -101,13 +137,35 @@ mod tests {
 
     #[test]
     fn a_directory_that_cannot_be_is_named() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let below = file.path().join("data");
+        let dir = dir();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "a file").unwrap();
+        let below = file.join("data");
         let error = DataLock::acquire(&below).unwrap_err();
         assert!(error.to_string().starts_with("cannot lock "), "{error}");
         assert!(
             error.to_string().contains(below.to_str().unwrap()),
             "{error}"
         );
+        assert!(
+            error.to_string().contains("a file is in the way"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_was_made_is_removed_again_and_nothing_else() {
+        let dir = dir();
+        DataLock::acquire(&dir.path().join("one/two"))
+            .unwrap()
+            .undo();
+        assert!(!dir.path().join("one").exists());
+        std::fs::write(dir.path().join("mine"), "kept").unwrap();
+        DataLock::acquire(dir.path()).unwrap().undo();
+        assert!(dir.path().join("mine").exists());
+        assert!(!dir.path().join(LOCK_FILE).exists());
+        drop(DataLock::acquire(dir.path()).unwrap());
+        DataLock::acquire(dir.path()).unwrap().undo();
+        assert!(dir.path().join(LOCK_FILE).exists(), "it was there before");
     }
 }

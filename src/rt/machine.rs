@@ -136,6 +136,42 @@ pub fn raise_limits() -> io::Result<(Limits, Limits)> {
     Ok((nofile_limits()?, memlock_limits()?))
 }
 
+/// Descriptors of a broker without clients and topics.
+const OPEN_FILES_BASE: u64 = 64;
+/// Descriptors that each shard takes for its rings, listeners and journal.
+const OPEN_FILES_PER_SHARD: u64 = 32;
+/// Below this, an ordinary load runs out of descriptors.
+const OPEN_FILES_WANTED: u64 = 1024;
+
+/// Fewer descriptors than the broker itself takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the limit of open files is {limit}, and {shards} shards need {needed} before the first client \
+     connects: raise it with `ulimit -Hn` or LimitNOFILE=, 65536 is plenty"
+)]
+pub struct TooFewFiles {
+    limit: u64,
+    shards: u64,
+    needed: u64,
+}
+
+/// Whether `shards` can run within `limits` of open files; `Ok(Some(limit))` when they can, but
+/// few clients and partitions beside them.
+pub fn check_open_files(limits: Limits, shards: u64) -> Result<Option<u64>, TooFewFiles> {
+    let Some(limit) = limits.soft else {
+        return Ok(None);
+    };
+    let needed = OPEN_FILES_BASE + OPEN_FILES_PER_SHARD * shards;
+    if limit < needed {
+        return Err(TooFewFiles {
+            limit,
+            shards,
+            needed,
+        });
+    }
+    Ok((limit < OPEN_FILES_WANTED.max(2 * needed)).then_some(limit))
+}
+
 /// Why io_uring cannot be used; each says in one line what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum UringError {
@@ -170,6 +206,10 @@ pub enum UringError {
 pub fn probe_io_uring() -> Result<(), UringError> {
     if let Err(error) = sys::io_uring_setup() {
         return Err(match error.raw_os_error() {
+            Some(libc::ENOMEM) => match memlock_limit() {
+                Ok(Some(limit)) => UringError::LockedMemory(limit),
+                _ => UringError::Broken(error),
+            },
             Some(libc::ENOSYS) => UringError::Missing,
             Some(libc::EPERM | libc::EACCES) => match io_uring_disabled() {
                 Some(level) if level > 0 => UringError::Disabled(level),
@@ -354,6 +394,22 @@ fn probe_direct_file(dir: &Path, path: &Path) -> Result<usize, DirectError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_few_open_files_are_refused_and_few_are_told() {
+        let limits = |limit| Limits {
+            soft: limit,
+            hard: limit,
+        };
+        let error = check_open_files(limits(Some(64)), 2).unwrap_err();
+        assert!(
+            error.to_string().contains("is 64, and 2 shards need 128"),
+            "{error}"
+        );
+        assert_eq!(check_open_files(limits(Some(1023)), 2), Ok(Some(1023)));
+        assert_eq!(check_open_files(limits(Some(1024)), 2), Ok(None));
+        assert_eq!(check_open_files(limits(None), 100), Ok(None));
+    }
 
     #[test]
     fn cpu_quota_is_read_from_cpu_max() {

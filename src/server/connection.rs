@@ -8,6 +8,7 @@
 //! Limits: `PIPELINED_MAX` answers wait at most; a body that does not arrive (`frames`), or a
 //! response that makes no progress (`writing`), ends the connection.
 
+use std::cell::RefCell;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -86,6 +87,31 @@ struct Shared {
     unwritten: std::cell::Cell<usize>,
 }
 
+/// Who is at the other end.
+pub(crate) struct ClientAt {
+    pub(crate) peer: SocketAddr,
+    /// The address that the client connected to.
+    pub(crate) local: SocketAddr,
+    /// `client.id` of the last request; empty before the first.
+    id: RefCell<Rc<str>>,
+}
+
+impl ClientAt {
+    fn new(peer: SocketAddr, local: SocketAddr) -> Self {
+        let id = RefCell::new("".into());
+        Self { peer, local, id }
+    }
+
+    /// The `client.id` of a request; one that is as before costs no allocation.
+    pub(crate) fn known_as(&self, id: &str) -> Rc<str> {
+        let mut known = self.id.borrow_mut();
+        if **known != *id {
+            *known = id.into();
+        }
+        known.clone()
+    }
+}
+
 /// Serves `stream` until it ends.
 pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, stream: TcpStream) {
     let (peer, local) = (stream.peer_addr(), stream.local_addr());
@@ -101,14 +127,18 @@ pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, stream
         async move { write_answers(&shared, &shard, &stream).await }
     });
     let mut requests = Frames::new(shard.clone(), stream);
-    let end = serve(&shared, &mut requests, &fetch_sessions, (peer, local)).await;
+    let client = ClientAt::new(peer, local);
+    let end = serve(&shared, &mut requests, &fetch_sessions, &client).await;
+    let client_id = client.id.borrow().clone();
     shared.answers.close();
     match end {
         End::Quiet => {}
-        End::Io(error) => tracing::debug!(%peer, %error, "connection lost"),
+        End::Io(error) => {
+            tracing::debug!(%peer, client_id = &*client_id, %error, "connection lost");
+        }
         End::Refused(reason) => {
             shard.metrics.increment(Counter::ConnectionsRefused);
-            tracing::warn!(%peer, reason, "connection closed");
+            tracing::warn!(%peer, client_id = &*client_id, reason, "connection closed");
         }
     }
     writing.await;
@@ -119,7 +149,7 @@ async fn serve(
     shared: &Shared,
     requests: &mut Frames,
     fetch_sessions: &SharedSessions,
-    addresses: (SocketAddr, SocketAddr),
+    client: &ClientAt,
 ) -> End {
     let shard = requests.shard().clone();
     loop {
@@ -137,7 +167,7 @@ async fn serve(
                 shared.all_written.notified().await;
             }
         }
-        let answer = match dispatch::dispatch(&shard, fetch_sessions, addresses, frame).await {
+        let answer = match dispatch::dispatch(&shard, fetch_sessions, client, frame).await {
             Ok(answer) => answer,
             Err(end) => return end,
         };

@@ -4,13 +4,12 @@
 //! in Kafka; ApiVersions alone answers what it does not know (KIP-511).
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 use crate::rt;
-use crate::server::connection::{Answer, End, PendingAnswer};
+use crate::server::connection::{Answer, ClientAt, End, PendingAnswer};
 use crate::server::context::RequestContext;
 use crate::server::fetch_session::SharedSessions;
 use crate::server::handlers::{
@@ -30,13 +29,14 @@ use crate::wire::{DecodeError, api_versions};
 pub(crate) async fn dispatch(
     shard: &Rc<Shard>,
     fetch_sessions: &SharedSessions,
-    (peer, local): (SocketAddr, SocketAddr),
+    client: &ClientAt,
     frame: Bytes,
 ) -> Result<PendingAnswer, End> {
     let start = rt::now();
     let (header, body) = RequestHeader::parse(&frame).map_err(refused)?;
     drop(frame); // the batches in `body` shall be the only owners of their bytes
     let (api, version) = (header.api, header.version);
+    let client_id = client.known_as(header.client_id_or_empty());
     if api == ApiKey::ApiVersions && !header.is_supported() {
         let answer = api_versions::encode_unsupported(header.correlation_id).map_err(broken)?;
         return Ok(ready(answer.into()));
@@ -48,9 +48,9 @@ pub(crate) async fn dispatch(
         fetch_sessions: fetch_sessions.clone(),
         version,
         correlation_id: header.correlation_id,
-        client_id: header.client_id_or_empty().into(),
-        peer,
-        local,
+        client_id,
+        peer: client.peer,
+        local: client.local,
         received: start,
         has_error: Cell::new(false),
     };

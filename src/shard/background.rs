@@ -293,7 +293,7 @@ async fn flush_one(
 /// Deletes what is too old or too much, and forgets idle producers, until the task is cancelled.
 pub(crate) async fn retain(shard: Rc<Shard>) {
     loop {
-        rt::sleep(shard.config().log_retention_check_interval).await;
+        wait_for_check(&shard).await;
         let expiration = shard.config().producer_id_expiration;
         let expiration_ms = i64::try_from(expiration.as_millis()).unwrap_or(i64::MAX);
         for partition in shard.partitions.all() {
@@ -308,6 +308,19 @@ pub(crate) async fn retain(shard: Rc<Shard>) {
             }
             rt::yield_if_needed().await;
         }
+    }
+}
+
+/// Waits for the interval in force, also when that is altered meanwhile.
+async fn wait_for_check(shard: &Shard) {
+    let since = rt::now();
+    loop {
+        let interval = shard.config().log_retention_check_interval;
+        let left = interval.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            return;
+        }
+        rt::timeout(left, shard.settings_changed.notified()).await;
     }
 }
 

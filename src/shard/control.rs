@@ -229,19 +229,24 @@ async fn commit(
         .apply(records)
         .map_err(|e| Refusal::new(ErrorCode::UnknownServerError, e.to_string()))?;
     append(controller, records, &image).await?;
-    warn_of(records);
+    warn_of(records, &image);
     shard.publish(Arc::new(image)).await;
     Ok(())
 }
 
 /// Settings that do not do what whoever set them may expect.
-fn warn_of(records: &[Record]) {
+fn warn_of(records: &[Record], image: &Image) {
     for record in records {
         let (topic, configs) = match record {
             // the coordinator itself keeps its topic small
             Record::TopicCreated { name, .. } if is_internal_topic(name) => continue,
-            Record::TopicCreated { name, configs, .. } => (name, configs),
-            Record::TopicConfigured { id, configs } => (id, configs),
+            Record::TopicCreated { name, configs, .. } => (name.as_ref(), configs),
+            Record::TopicConfigured { id, configs } => {
+                match id.parse().ok().and_then(|id| image.topic_by_id(id)) {
+                    Some(topic) => (&*topic.name, configs),
+                    None => continue,
+                }
+            }
             _ => continue,
         };
         let known = configs

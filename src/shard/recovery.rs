@@ -83,8 +83,18 @@ pub async fn run(
     shard_count: u16,
 ) -> Result<Recovered, Error> {
     let data_dir = &config.data_dir;
-    let known = Identity::load(data_dir, config.node_id).await?;
+    let cluster_id = config.cluster_id.as_deref();
+    let known = Identity::load(data_dir, config.node_id, cluster_id).await?;
     let is_new = known.is_none();
+    let metadata_dir = data_dir.join(METADATA_DIR);
+    // A first start writes the identity before anything else, so this is no interrupted one. A new
+    // identity would give clients another cluster, and topics of whoever was here before.
+    if is_new && rt::fs::exists(&metadata_dir).await? {
+        return Err(Error::Identity(identity::Error::Missing {
+            path: data_dir.join(identity::FILE_NAME),
+            metadata: metadata_dir,
+        }));
+    }
     let mut identity = known.unwrap_or_else(|| Identity {
         format_version: FORMAT_VERSION,
         cluster_id: config.cluster_id.clone().unwrap_or_else(fresh_cluster_id),

@@ -33,7 +33,7 @@ use crate::partition::partition::Appended;
 use crate::partition::reads::{
     Available, EpochQuestion, FetchPart, Fetched, OffsetAnswer, OffsetQuestion,
 };
-use crate::rt::sync::{Semaphore, oneshot};
+use crate::rt::sync::{Notify, Semaphore, oneshot};
 use crate::rt::{self, Instant, Lane};
 use crate::shard::appends::Appends;
 use crate::shard::background::Changed;
@@ -86,6 +86,8 @@ pub struct Shard {
     /// Counters of this shard.
     pub metrics: Rc<ShardMetrics>,
     pub(crate) waits: Waits,
+    /// Told when settings were altered.
+    pub(crate) settings_changed: Notify,
     peers: RefCell<Vec<Option<Rc<Peer>>>>,
     controller: Option<Controller>,
     producer_ids: RefCell<Range<i64>>,
@@ -123,6 +125,7 @@ impl Shard {
             budget: Budget::new(&pools),
             metrics: parts.metrics,
             waits: Waits::default(),
+            settings_changed: Notify::new(),
             peers: RefCell::new(Vec::new()),
             controller: parts.metadata_log.map(Controller::new),
             producer_ids: RefCell::new(0..0),
@@ -207,7 +210,10 @@ impl Shard {
     /// Puts an image in force, with the dynamic settings it brings.
     pub(crate) fn set_image(&self, image: Arc<Image>) {
         match controller::altered(&self.process.config, image.broker_overrides()) {
-            Ok(config) => *self.config.borrow_mut() = Rc::new(config),
+            Ok(config) => {
+                *self.config.borrow_mut() = Rc::new(config);
+                self.settings_changed.notify_all();
+            }
             Err(error) => tracing::error!(%error, "the dynamic settings stay as they were"),
         }
         *self.image.borrow_mut() = image;

@@ -1,13 +1,13 @@
 //! Log lines on standard error: for people, or one JSON object a line.
 //!
-//! Fields that every line about them carries, by these names: `shard`, `topic`, `partition`,
-//! `client_id`, `peer`. Ready lines and one-line start-up errors are not log lines: `broker.rs`
-//! prints them.
+//! Fields by these names: `partition`, `client_id`, `peer` on the lines about them, and `shard` on
+//! every line that a shard's thread writes (the span that `broker.rs` enters there). One-line
+//! start-up errors are not log lines: `main.rs` prints them.
 
 use std::io::IsTerminal;
 use std::str::FromStr;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 /// Why logging did not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum LoggingError {
 pub fn start(level: &str, is_json: bool) -> Result<(), LoggingError> {
     let level = LevelFilter::from_str(level).map_err(|_| LoggingError::Level)?;
     let lines = tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_env_filter(filter(level))
         .with_writer(std::io::stderr);
     let started = if is_json {
         lines
@@ -40,6 +40,12 @@ pub fn start(level: &str, is_json: bool) -> Result<(), LoggingError> {
             .try_init()
     };
     started.map_err(|_| LoggingError::AlreadyStarted)
+}
+
+/// The runtime's own debug lines are texts of many lines about its rings: they stay out.
+fn filter(level: LevelFilter) -> EnvFilter {
+    let runtime = level.min(LevelFilter::WARN);
+    EnvFilter::new(format!("{level},glommio={runtime}"))
 }
 
 #[cfg(test)]

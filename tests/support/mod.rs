@@ -125,17 +125,25 @@ impl Launch {
         }
     }
 
-    /// Starts the broker and waits for its line on stderr, or for its end.
-    #[track_caller]
-    pub fn try_start(&self) -> Result<Broker, Refusal> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_corelog"))
+    /// The command that starts the broker, for what this type does not do.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
+        command
             .arg("serve")
             .args(["--listen", &self.listen, "--admin", &self.admin])
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(&self.arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    }
+
+    /// Starts the broker and waits for its line on stderr, or for its end.
+    #[track_caller]
+    pub fn try_start(&self) -> Result<Broker, Refusal> {
+        let mut child = self
+            .command()
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary that cargo has just built");
@@ -155,7 +163,9 @@ impl Launch {
                     stderr: broker.said(),
                 });
             }
-            if broker.said().contains("ready") && is_accepting(self.address) {
+            // not the "already" of an address in use
+            let is_ready = [" ready ", "\"ready\""].map(|word| broker.said().contains(word));
+            if is_ready.contains(&true) && is_accepting(self.address) {
                 return Ok(broker);
             }
             assert!(

@@ -68,7 +68,7 @@ fn described_rows(
         }
         RESOURCE_BROKER => {
             check_broker(ctx, &resource.resource_name, true)?;
-            describe_broker(&ctx.config())
+            describe_broker(&ctx.config(), &ctx.shard.settings().in_force())
         }
         RESOURCE_GROUP => {
             let stored = image.group_overrides().get(resource.resource_name.as_str());
