@@ -329,7 +329,8 @@ impl OffsetsPartition {
         }
         if let Some(rewrite) = self.rewrite.take() {
             self.log_bytes = rewrite.bytes;
-            self.no_rewrite_below = 0;
+            // what it left may be due by itself: the next one waits for something to gain
+            self.no_rewrite_below = self.log_bytes + settings.rewrite_log_bytes_min / 4 + 1;
         }
     }
 

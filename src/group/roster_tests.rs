@@ -1058,6 +1058,25 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+#[test]
+fn a_rewrite_that_leaves_a_log_as_long_is_not_begun_again_at_once() {
+    let settings = GroupSettings {
+        rewrite_log_bytes_min: 600,
+        rewrite_batch_bytes: 50, // a batch for each record: headers are half of the log
+        ..small_logs()
+    };
+    let mut shard = TestShard::with(settings);
+    for offset in 0..60 {
+        let partition = i32::try_from(offset % 12).expect("small");
+        shard
+            .roster
+            .commit(shard.now, commit_of("a", "t", partition, offset));
+        shard.settle(); // rewrote for ever
+    }
+    let before = shard.durable();
+    assert_eq!(shard.restart().durable(), before);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
