@@ -712,6 +712,78 @@ fn recovery_brings_back_everything_from_any_checkpoint_and_twice() {
     }
 }
 
+/// Cuts the log; the entry that the journal would hold.
+async fn truncate(log: &Log, to: i64) -> Entry {
+    let plan = log.plan_truncation(Offset::new(to)).await.unwrap().unwrap();
+    let entry = log.begin_truncation(&plan);
+    log.truncate(&plan).await.unwrap();
+    entry
+}
+
+#[test]
+fn recovery_repeats_a_truncation_that_removed_the_segment_it_starts_from() {
+    for has_record in [false, true] {
+        Sim::new(18).run(async {
+            let log = open(small_segments()).await;
+            fill(&log, 3).await;
+            log.roll(1);
+            fill(&log, 1).await;
+            log.close().await.unwrap();
+            let log = open(small_segments()).await;
+            log.roll(1); // the segment at 30, smaller than a block, is complete
+            let mut entries = fill(&log, 1).await;
+            let mut record = None;
+            if has_record {
+                record = Some(log.checkpoint().await.unwrap().unwrap().encode());
+            }
+            entries.push(truncate(&log, 20).await);
+            drop(log);
+            let log = recover(&entries, record).await;
+            assert_eq!(log.offsets().log_end, Offset::new(20));
+            assert_eq!(bases(&read_all(&log, 0).await), [0, 10]);
+        });
+    }
+}
+
+#[test]
+fn a_segment_that_was_truncated_to_nothing_stays_empty_in_recovery() {
+    Sim::new(19).run(async {
+        let log = open(small_segments()).await;
+        fill(&log, 3).await;
+        log.roll(1);
+        log.destage().await.unwrap();
+        let mut entries = fill(&log, 2).await;
+        entries.push(truncate(&log, 30).await);
+        let record = log.checkpoint().await.unwrap().unwrap().encode();
+        drop(log);
+        let log = recover(&entries, Some(record)).await;
+        assert_eq!(log.offsets().log_end, Offset::new(30));
+        assert_eq!(bases(&read_all(&log, 0).await), [0, 10, 20]);
+    });
+}
+
+#[test]
+fn recovery_repeats_a_truncation_though_a_later_one_made_room_for_other_batches() {
+    Sim::new(20).run(async {
+        let log = open(small_segments()).await;
+        let mut entries = fill(&log, 10).await;
+        log.destage().await.unwrap();
+        entries.push(truncate(&log, 90).await);
+        let record = log.checkpoint().await.unwrap().unwrap();
+        entries.push(truncate(&log, record.next_offset.get()).await);
+        for number in 0..9 {
+            let other = batch(3, 2_000_000 + number, 900);
+            entries.extend(append(&log, &other).await);
+        }
+        log.destage().await.unwrap();
+        let (end, bytes) = (log.offsets().log_end, read_all(&log, 0).await);
+        drop(log);
+        let log = recover(&entries, Some(record.encode())).await;
+        assert_eq!(log.offsets().log_end, end);
+        assert_eq!(read_all(&log, 0).await, bytes);
+    });
+}
+
 #[test]
 fn entries_that_do_not_join_take_only_their_partition_offline() {
     Sim::new(15).run(async {

@@ -98,6 +98,8 @@ impl PartitionReplay {
                 writes.put_end(dir.join(partition_metadata::FILE_NAME), 0, text);
             }
         }
+        // a record counts on the journal for what is above its destaged position; the others do not
+        let is_record = idle.base_from == BaseFrom::Record && idle.record.is_some();
         let (mut base, indexer) = match idle.base_from {
             BaseFrom::Record => match idle.record.take() {
                 Some(record) => (record, None),
@@ -105,11 +107,15 @@ impl PartitionReplay {
             },
             from => base_in_segments(&dir, &listing, idle, from, first).await?,
         };
-        base.destaged_position = align_down(base.destaged_position);
         let len = listing.logs.get(&base.segment_base).copied().unwrap_or(0);
-        let hollow = (len < base.destaged_position).then(|| {
+        let flushed = match is_record {
+            true => base.destaged_position,
+            false => base.destaged_position.max(base.end_position),
+        };
+        base.destaged_position = align_down(base.destaged_position);
+        let hollow = (len < flushed).then(|| {
             let path = dir.join(file_name(base.segment_base, FileKind::Log));
-            let missing = base.destaged_position - len;
+            let missing = flushed - len;
             Hollow {
                 error: Error::corrupt(path, len, Damage::Short { missing }),
                 next_offset: None,
@@ -418,20 +424,16 @@ impl PartitionReplay {
         let is_new = number > self.base.truncations;
         if self.gap.is_none() && cut > base_end && cut <= at_end {
             // the base is below the cut: what lies between came before it
-            self.rewind_to(entry).await?;
-        } else if is_new {
-            match self.cut(entry).await {
-                Ok(()) => {
-                    self.hollow = None;
-                    self.broken = None;
-                }
-                Err(error @ Error::Corrupt { .. }) => {
-                    // a later truncation may have removed what this one needs; it repeats it all
-                    self.broken = Some(error);
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+            let repeated = self.rewind_to(entry).await;
+            if !self.is_repeated(repeated)? {
+                return Ok(());
             }
+        } else if is_new {
+            let repeated = self.cut(entry).await;
+            if !self.is_repeated(repeated)? {
+                return Ok(());
+            }
+            self.hollow = None;
         } else {
             self.at = self.base.clone();
             self.written_end = self.at.destaged_position.max(self.at.end_position);
@@ -439,6 +441,11 @@ impl PartitionReplay {
                 hollow.next_offset = None;
             }
             self.file_len = self.measure().await?;
+            if self.file_len > self.written_end {
+                // a segment that is empty now would be found with what was cut off
+                self.file_len = self.written_end;
+                self.writes.cut(&self.log_path(), self.file_len);
+            }
             remove_above(&self.dir, self.at.segment_base, self.at.next_offset).await?;
         }
         self.gap = None;
@@ -447,6 +454,17 @@ impl PartitionReplay {
             self.base = self.at.clone();
         }
         Ok(())
+    }
+
+    /// Whether a truncation could be repeated. A later one may have removed, and what followed it
+    /// overwritten, what this one needs: it will repeat it all.
+    fn is_repeated(&mut self, repeated: Result<(), Error>) -> Result<bool, Error> {
+        self.broken = match repeated {
+            Ok(()) => None,
+            Err(error @ Error::Corrupt { .. }) => Some(error),
+            Err(error) => return Err(error),
+        };
+        Ok(self.broken.is_none())
     }
 
     /// Goes back to the base and from there to the cut, by what the files hold by now.
