@@ -305,6 +305,11 @@ impl GroupCoordinator {
 
     /// DeleteGroups of one group: resolves when that is durable. `Cancel:` safe; it is deleted.
     pub async fn delete(&self, group_id: &str) -> ErrorCode {
+        let now = self.shared.moment();
+        if self.shared.roster.borrow().is_overdue(group_id, now) {
+            // members whose sessions have run out do not keep their group
+            self.shared.end_overdue(now).await;
+        }
         let writing = self.shared.roster.borrow_mut().delete(group_id);
         match writing {
             Err(error) => error,
@@ -390,6 +395,24 @@ impl Shared {
         (writing.response, outcome)
     }
 
+    /// Ends what had outlived its deadline at `drained_to`, if it still has when all input up to
+    /// here is handled.
+    async fn end_overdue(self: &Rc<Self>, drained_to: Moment) {
+        self.barrier.drained().await;
+        loop {
+            let now = self.now();
+            let has_more = self
+                .roster
+                .borrow_mut()
+                .on_time(now, drained_to, GROUPS_PER_STEP);
+            self.settle();
+            if !has_more {
+                return;
+            }
+            rt::yield_now().await;
+        }
+    }
+
     async fn read_log(&self, claim: Claim) -> Result<(), LoadError> {
         let mut replay = Replay::default();
         loop {
@@ -447,22 +470,7 @@ async fn keep_time(shared: Rc<Shared>) {
             }
             Some(_) => {}
         }
-        // First look: it is past its deadline. Second look, when all input up to here is handled:
-        // it still is.
-        let drained_to = now;
-        shared.barrier.drained().await;
-        loop {
-            let now = shared.now();
-            let has_more = shared
-                .roster
-                .borrow_mut()
-                .on_time(now, drained_to, GROUPS_PER_STEP);
-            shared.settle();
-            if !has_more {
-                break;
-            }
-            rt::yield_now().await;
-        }
+        shared.end_overdue(now).await;
     }
 }
 

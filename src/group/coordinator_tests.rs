@@ -268,6 +268,31 @@ fn a_heartbeat_that_was_waiting_in_the_input_saves_its_session() {
     });
 }
 
+/// Input that takes long to be handled.
+struct SlowInput;
+
+impl InputBarrier for SlowInput {
+    fn drained(&self) -> LocalFuture<'_, ()> {
+        Box::pin(rt::sleep(Duration::from_millis(200)))
+    }
+}
+
+#[test]
+fn a_group_can_be_deleted_as_soon_as_its_sessions_have_run_out() {
+    on_both(|_| async {
+        let log = Rc::new(SlowLog::default());
+        let given = Rc::new(SlowInput) as Rc<dyn InputBarrier>;
+        let coordinator =
+            GroupCoordinator::new(settings(), Rc::clone(&log) as Rc<dyn OffsetsLog>, given);
+        coordinator.load(0).await.expect("a good log");
+        take_part(coordinator.clone(), 100).await;
+        assert_eq!(coordinator.delete("group").await, ErrorCode::NonEmptyGroup);
+        rt::sleep(Duration::from_millis(110)).await;
+        assert_eq!(coordinator.delete("group").await, ErrorCode::None);
+        coordinator.close().await;
+    });
+}
+
 #[test]
 fn commits_in_parallel_are_joined_and_all_durable() {
     on_both(|_| async {

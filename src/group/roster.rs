@@ -486,6 +486,16 @@ impl Roster {
         self.deadlines.first().map(|(deadline, _, _)| *deadline)
     }
 
+    /// Whether the group has outlived a deadline that nobody has looked at yet.
+    pub fn is_overdue(&self, group_id: &str, now: Moment) -> bool {
+        let entry = self
+            .ready(group_id)
+            .ok()
+            .and_then(|index| self.entry(index, group_id));
+        let deadline = entry.and_then(|entry| entry.group.next_deadline());
+        deadline.is_some_and(|deadline| deadline <= now)
+    }
+
     /// Time has passed, and every request that arrived before `drained_to` has been handled. Looks
     /// at `groups_max` groups at most; whether others are due.
     pub fn on_time(&mut self, now: Now, drained_to: Moment, groups_max: usize) -> bool {
