@@ -89,6 +89,38 @@ fn another_number_of_shards_serves_the_same_records() {
 }
 
 #[test]
+fn more_partitions_than_descriptors_are_written_read_and_recovered() {
+    const PARTITIONS: i32 = 600;
+    let dir = directory();
+    let mut broker = Launch::new(dir.path()).open_files(400).start();
+    client::create_topic(&broker.bootstrap(), "many", PARTITIONS, &[]);
+    for round in 1..=3_usize {
+        let producer = client::producer(&broker.bootstrap(), &[("linger.ms", "1")]);
+        for partition in 0..PARTITIONS {
+            let value = format!("{partition}:{round}");
+            client::send(&producer, "many", partition, None, value.as_bytes());
+        }
+        for delivery in client::flush(&producer) {
+            delivery.expect("acknowledged");
+        }
+        drop(producer);
+        broker = match round {
+            1 => broker.kill().start(),
+            2 => broker.stop().start(),
+            _ => broker,
+        };
+        for partition in (0..PARTITIONS).step_by(75) {
+            let reads = client::read_partition(&broker.bootstrap(), "many", partition, 0);
+            let values = reads
+                .iter()
+                .map(|read| read.value.clone().expect("a value"));
+            let expected = (1..=round).map(|round| format!("{partition}:{round}").into_bytes());
+            assert!(values.eq(expected), "many-{partition} in round {round}");
+        }
+    }
+}
+
+#[test]
 fn topics_and_committed_offsets_survive_a_kill() {
     use rdkafka::consumer::{CommitMode, Consumer as _};
     let dir = directory();

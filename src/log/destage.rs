@@ -14,13 +14,15 @@
 //! A crash between any two of them leaves what the journal brings again, because the checkpoint
 //! still names the segment.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use futures_util::future::{FutureExt as _, try_join3};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::checkpoint::{self, LogCheckpoint, align_down, align_up};
 use super::error::Error;
-use super::file_names::FileKind;
+use super::file_names::{FileKind, TEMPORARY_SUFFIX};
 use super::indexer::Indexer;
 use super::leader_epochs;
 use super::log::{Log, include_producer};
@@ -30,6 +32,7 @@ use super::producer_snapshot;
 use super::segments::SealedSegment;
 use super::tail::Tail;
 use super::time_index;
+use super::writes::PendingWrites;
 use crate::journal::journal::Position;
 use crate::model::limits::ALIGNMENT_BYTES;
 use crate::model::offset::{FilePosition, Offset};
@@ -476,16 +479,33 @@ impl Log {
         self.context.close(self.key(base)).await
     }
 
-    /// The clean stop: everything goes to the files, and the directory is a plain Kafka one whose
-    /// `partition.state` spares the next start from reading it. No append may follow.
+    /// The clean stop of one log: everything goes to the files, durably, and the directory is a
+    /// plain Kafka one whose `partition.state` spares the next start from reading it. No append may
+    /// follow.
     ///
     /// Cancel: not safe; what is missing then, recovery brings.
     pub async fn close(&self) -> Result<(), Error> {
+        let state = self.close_unflushed().await?;
+        fs::sync_filesystem(&self.dir).await?;
+        if let Some(temporary) = state {
+            fs::rename(&temporary, self.dir.join(checkpoint::FILE_NAME)).await?;
+            fs::sync_filesystem(&self.dir).await?;
+        }
+        Ok(())
+    }
+
+    /// The same without a flush, for many logs at once: `partition.state` has the temporary name
+    /// that is returned, and gets its own when the filesystem was flushed. Before, it would promise
+    /// what a power cut can still take back.
+    ///
+    /// Cancel: not safe; what is missing then, recovery brings.
+    pub async fn close_unflushed(&self) -> Result<Option<PathBuf>, Error> {
         self.destage().await?;
         let _files = self.io.acquire(1).await;
         self.check_failed()?;
+        let mut writes = PendingWrites::default();
         if self.state.borrow().is_prepared {
-            let result = self.close_active().await;
+            let result = self.close_active(&mut writes).await;
             if let Err(error) = &result {
                 self.fail(error.clone());
             }
@@ -503,16 +523,21 @@ impl Log {
             };
             (state.is_changed, found.encode_file(), state.epochs.encode())
         };
-        if is_changed {
-            fs::write_atomic(self.dir.join(leader_epochs::FILE_NAME), epochs).await?;
-            fs::write_atomic(self.dir.join(checkpoint::FILE_NAME), state).await?;
-            self.state.borrow_mut().is_changed = false;
+        if !is_changed {
+            writes.commit().await?;
+            return Ok(None);
         }
-        Ok(())
+        writes.put_end(self.dir.join(leader_epochs::FILE_NAME), 0, epochs);
+        let name = format!("{}{TEMPORARY_SUFFIX}", checkpoint::FILE_NAME);
+        let temporary = self.dir.join(name);
+        writes.put_end(temporary.clone(), 0, state);
+        writes.commit().await?;
+        self.state.borrow_mut().is_changed = false;
+        Ok(Some(temporary))
     }
 
     /// Writes the unaligned end of the active segment and cuts the file there.
-    async fn close_active(&self) -> Result<(), Error> {
+    async fn close_active(&self, writes: &mut PendingWrites) -> Result<(), Error> {
         self.load_indexer().await?;
         let run = {
             let state = self.state.borrow();
@@ -543,9 +568,19 @@ impl Log {
             let snapshot = producer_snapshot::encode(&state.destaged.producers);
             (indexer, snapshot, state.destaged.next_offset)
         };
-        self.finish_files(run.base, run.end, &indexer).await?;
+        let path = self.path(run.base, FileKind::Log);
+        let key = self.key(run.base);
+        let file = self.context.open_direct(key, &path, true).await?;
+        file.truncate(run.end).await?;
+        drop(file);
+        self.release_preallocation();
+        let offsets = indexer.offsets().encode_from(0);
+        writes.put_end(self.path(run.base, FileKind::OffsetIndex), 0, offsets);
+        let times = indexer.times().encode_from(0);
+        writes.put_end(self.path(run.base, FileKind::TimeIndex), 0, times);
+        writes.put_end(self.path(next_offset, FileKind::Snapshot), 0, snapshot);
         self.unflushed.set(Unflushed::Nothing);
-        Ok(fs::write_atomic(self.path(next_offset, FileKind::Snapshot), snapshot).await?)
+        Ok(())
     }
 }
 

@@ -30,7 +30,7 @@ use super::settings::LogSettings;
 use crate::journal::entry::{Entry, EntryKind};
 use crate::model::ids::TopicPartition;
 use crate::model::offset::Offset;
-use crate::rt::fs;
+use crate::rt::{self, fs};
 
 /// What recovery may hold at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,6 +249,7 @@ impl Recovery {
     ///
     /// Cancel: not safe; start the recovery again.
     pub async fn finish(mut self) -> Result<Vec<Recovered>, Error> {
+        let started = rt::now();
         let mut runs = Vec::new();
         for (topic_partition, slot) in std::mem::take(&mut self.partitions) {
             let steps = self.waiting.remove(&topic_partition).unwrap_or_default();
@@ -278,6 +279,7 @@ impl Recovery {
             });
         }
         drop(runs);
+        let written = started.elapsed();
         fs::sync_filesystem(&self.root).await?;
         let renames = renames.into_iter().map(|temporary| async move {
             let path = temporary.with_file_name(checkpoint::FILE_NAME);
@@ -288,6 +290,15 @@ impl Recovery {
             renamed?;
         }
         fs::sync_filesystem(&self.root).await?;
+        if !recovered.is_empty() {
+            let flushed = started.elapsed() - written;
+            tracing::info!(
+                partitions = recovered.len(),
+                written_ms = written.as_millis(),
+                flushed_ms = flushed.as_millis(),
+                "partitions are recovered"
+            );
+        }
         recovered.sort_by_key(|one| one.topic_partition);
         Ok(recovered)
     }

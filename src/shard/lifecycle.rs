@@ -4,6 +4,7 @@
 //! Promises: when `start` returns, calls of other shards are served; after `stop` the partitions at
 //! home here are plain Kafka directories and the journal says that it holds nothing.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +15,10 @@ use crate::cluster::metadata::Image;
 use crate::cluster::metadata_log::MetadataLog;
 use crate::group::input_barrier::{InputBarrier, LoopBarrier};
 use crate::journal::Journal;
-use crate::journal::checkpoint::PartitionCheckpoint;
 use crate::journal::checkpoint_file::Retired;
 use crate::journal::config::JournalConfig;
 use crate::journal::error::JournalError;
+use crate::log::checkpoint;
 use crate::log::error as log;
 use crate::model::ids::{ShardId, TopicPartition};
 use crate::partition::partition::Partition;
@@ -32,7 +33,7 @@ use crate::telemetry::metrics;
 const MESSAGE_DIVISOR: u64 = 8;
 /// What groups have queued for their log has this long to be written at a stop.
 const GROUPS_CLOSE_TIME: Duration = Duration::from_secs(2);
-/// Partitions that are closed at a time at a stop: their file system commits are then one.
+/// Partitions whose files are closed at a time at a stop.
 const CLOSED_AT_A_TIME: usize = 32;
 /// How often a stopping shard looks whether everything is answered.
 const QUIET_POLL: Duration = Duration::from_millis(5);
@@ -145,12 +146,20 @@ impl Shard {
         }
         self.journal.close().await?;
         running.completer.await; // it has told the partitions all that is durable
-        let mut records = Vec::new();
+        self.close_logs().await?;
+        self.journal.write_stopped(Vec::new()).await?;
+        Ok(())
+    }
+
+    /// Leaves plain Kafka directories, durably: all files, one flush, all states under their names,
+    /// one flush. Killed anywhere in between, the next start has the journal.
+    async fn close_logs(&self) -> Result<(), Error> {
         let closing = self.partitions.all().into_iter().map(close_log);
         let mut closing = stream::iter(closing).buffer_unordered(CLOSED_AT_A_TIME);
+        let mut states = Vec::new();
         while let Some((id, closed)) = closing.next().await {
             match closed {
-                Ok(record) => records.extend(record),
+                Ok(state) => states.extend(state),
                 Err(error) => {
                     tracing::warn!(%error, partition = %self.name(id),
                         "the next start recovers this partition from the journal");
@@ -158,11 +167,22 @@ impl Shard {
                 }
             }
         }
+        self.sync_data_dir().await?;
+        let renaming = states.into_iter().map(|temporary| async move {
+            let path = temporary.with_file_name(checkpoint::FILE_NAME);
+            rt::fs::rename(temporary, path).await
+        });
+        let mut renaming = stream::iter(renaming).buffer_unordered(CLOSED_AT_A_TIME);
+        while let Some(renamed) = renaming.next().await {
+            renamed.map_err(Error::Sync)?;
+        }
+        self.sync_data_dir().await
+    }
+
+    async fn sync_data_dir(&self) -> Result<(), Error> {
         rt::fs::sync_filesystem(self.data_dir())
             .await
-            .map_err(Error::Sync)?;
-        self.journal.write_stopped(records).await?;
-        Ok(())
+            .map_err(Error::Sync)
     }
 
     /// All input that has arrived on this shard has been handed to its handlers.
@@ -200,21 +220,10 @@ fn journal_config(process: &Process) -> JournalConfig {
     }
 }
 
-/// Leaves one partition as a plain Kafka directory; what its files have then.
+/// Leaves one partition as a plain Kafka directory, but for the name of its state file, which waits
+/// for the flush.
 async fn close_log(
     partition: Rc<Partition>,
-) -> (
-    TopicPartition,
-    Result<Option<PartitionCheckpoint>, log::Error>,
-) {
-    let id = partition.id();
-    let closed = async {
-        partition.log().close().await?;
-        let found = partition.log().checkpoint().await?;
-        Ok(found.map(|found| PartitionCheckpoint {
-            topic_partition: id,
-            record: found.encode().into(),
-        }))
-    };
-    (id, closed.await)
+) -> (TopicPartition, Result<Option<PathBuf>, log::Error>) {
+    (partition.id(), partition.log().close_unflushed().await)
 }

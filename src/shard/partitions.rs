@@ -25,7 +25,7 @@ use crate::log::settings::LogSettings;
 use crate::model::ids::{LeaderEpoch, TopicId, TopicPartition};
 use crate::partition::error::Error;
 use crate::partition::partition::Partition;
-use crate::rt::{self, Lane};
+use crate::rt::{self, Lane, machine};
 use crate::shard::recovery;
 use crate::shard::shard::Shard;
 
@@ -264,13 +264,18 @@ pub(crate) fn log_context(
     /// All preallocation of the broker stays below this part of the free disk.
     const PREALLOCATION_DIVISOR: u64 = 20;
     /// Descriptors for segments, of all shards together.
-    const OPEN_FILES_MAX: usize = 8_192;
+    const OPEN_FILES_MAX: u64 = 8_192;
+    /// Segments may have this part of the process's descriptors; clients need the rest.
+    const OPEN_FILES_DIVISOR: u64 = 4;
+    let descriptors = machine::nofile_limits().map_or(OPEN_FILES_MAX, |limits| {
+        (limits.soft.unwrap_or(u64::MAX) / OPEN_FILES_DIVISOR).min(OPEN_FILES_MAX)
+    });
     let pools = &shard.settings.pools;
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     let shards = u64::from(shard.shard_count.max(1));
     LogContext::new(crate::log::context::ContextLimits {
         tail_bytes: bytes(pools.tail_bytes),
-        open_files: (OPEN_FILES_MAX / usize::from(shard.shard_count.max(1))).max(64),
+        open_files: bytes(descriptors / shards).max(32),
         index_bytes: bytes(pools.disk_bytes / 4),
         preallocation_bytes: free_disk_bytes / PREALLOCATION_DIVISOR / shards,
         destage_bytes: bytes(shard.settings.destage_bytes),

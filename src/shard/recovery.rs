@@ -169,7 +169,7 @@ async fn tidy_topics(
     image: Image,
 ) -> Result<Image, Error> {
     let root = data_dir.join(TOPICS_DIR);
-    let mut foreign: Vec<Found> = Vec::new();
+    let mut found: Vec<(PathBuf, String, i32)> = Vec::new();
     for entry in rt::fs::read_dir(&root)
         .await?
         .into_iter()
@@ -187,17 +187,25 @@ async fn tidy_topics(
             tracing::warn!(directory = %path.display(), "not a partition: left alone");
             continue;
         };
-        let id = topic_id(&path).await?;
+        found.push((path, topic.to_owned(), partition));
+    }
+    let files = found
+        .iter()
+        .map(|(path, ..)| path.join(partition_metadata::FILE_NAME));
+    let texts = rt::fs::read_each(files.collect()).await?;
+    let mut foreign: Vec<Found> = Vec::new();
+    for ((path, topic, partition), text) in found.into_iter().zip(texts) {
+        let id = text.and_then(|text| topic_id(&text));
         if id.is_some_and(|id| image.is_tombstoned(id)) {
             rt::fs::remove_dir_all(&path).await?;
             continue;
         }
-        let is_known = image.topic(topic).is_some_and(|known| {
+        let is_known = image.topic(&topic).is_some_and(|known| {
             id.is_none_or(|id| id == known.id) && partition < known.partition_count
         });
         if !is_known {
             foreign.push(Found {
-                topic: topic.to_owned(),
+                topic,
                 partition,
                 id,
                 path,
@@ -215,14 +223,10 @@ fn split_name(name: &str) -> Option<(&str, i32)> {
     Some((topic, partition))
 }
 
-async fn topic_id(directory: &Path) -> Result<Option<TopicId>, Error> {
-    let path = directory.join(partition_metadata::FILE_NAME);
-    if !rt::fs::exists(&path).await? {
-        return Ok(None);
-    }
-    let bytes = rt::fs::read(&path).await?;
-    let text = std::str::from_utf8(&bytes).ok();
-    Ok(text.and_then(|text| partition_metadata::decode(text).ok()))
+/// The topic that a `partition.metadata` names.
+fn topic_id(text: &[u8]) -> Option<TopicId> {
+    let text = std::str::from_utf8(text).ok()?;
+    partition_metadata::decode(text).ok()
 }
 
 /// Makes topics of directories that no record knows. Partitions that are missing in between will be

@@ -36,6 +36,7 @@ pub struct Launch {
     address: SocketAddr,
     admin: String,
     arguments: Vec<String>,
+    open_files: Option<u64>,
 }
 
 /// A running broker.
@@ -66,7 +67,15 @@ impl Launch {
             address,
             admin: "off".to_owned(),
             arguments: small.map(ToOwned::to_owned).to_vec(),
+            open_files: None,
         }
+    }
+
+    /// Lets the process have so many descriptors, as `ulimit -n` does.
+    #[must_use]
+    pub fn open_files(mut self, limit: u64) -> Self {
+        self.open_files = Some(limit);
+        self
     }
 
     /// Adds `flag value`, in place of an earlier value unless it is `--set`.
@@ -128,6 +137,9 @@ impl Launch {
     /// The command that starts the broker, for what this type does not do.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
+        if let Some(limit) = self.open_files {
+            limit_open_files(&mut command, limit);
+        }
         command
             .arg("serve")
             .args(["--listen", &self.listen, "--admin", &self.admin])
@@ -310,6 +322,23 @@ pub fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     found
+}
+
+fn limit_open_files(command: &mut Command, limit: u64) {
+    use std::os::unix::process::CommandExt as _;
+    let limits = libc::rlimit {
+        rlim_cur: limit,
+        rlim_max: limit,
+    };
+    // SAFETY: setrlimit is safe between fork and exec; `limits` is copied into the closure.
+    unsafe {
+        command.pre_exec(
+            move || match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            },
+        );
+    }
 }
 
 fn is_accepting(address: SocketAddr) -> bool {
