@@ -1,6 +1,7 @@
 //! Tasks, time, blocking work, shards, and the queues between them.
 
 use std::cell::Cell;
+use std::io::{self, Write};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -199,6 +200,57 @@ fn a_task_that_holds_the_loop_is_named() {
     assert_eq!((stats.stalls, stats.longest_task), (1, "hog"));
     assert!(stats.longest >= Duration::from_millis(60));
     assert!(stats.busy >= stats.longest && stats.stalled >= stats.longest);
+}
+
+#[test]
+fn a_task_that_holds_the_loop_is_named_in_one_warning() {
+    let log = on_uring(|| async {
+        let log = LogLines::default();
+        let to_log = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_writer(move || to_log.clone())
+            .finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        spawn(Lane::Network, "hog", async {
+            std::thread::sleep(Duration::from_millis(60));
+        })
+        .await;
+        log.text()
+    });
+    // The machine may hold up any other task as well; this one is always late.
+    let about_it: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|line: &serde_json::Value| line["fields"]["task"] == "hog")
+        .collect();
+    assert_eq!(about_it.len(), 1, "{log}");
+    let (level, fields) = (&about_it[0]["level"], &about_it[0]["fields"]);
+    assert_eq!(level, "WARN", "{log}");
+    assert_eq!(fields["message"], "a task held the shard's loop", "{log}");
+    assert_eq!(fields["shard"], 0, "{log}");
+    assert!(fields["held_ms"].as_u64().unwrap() >= 60, "{log}");
+}
+
+/// Takes log lines and gives them back.
+#[derive(Clone, Default)]
+struct LogLines(Arc<Mutex<Vec<u8>>>);
+
+impl LogLines {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[test]
