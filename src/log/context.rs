@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
+use super::checkpoint::align_down;
 use super::error::Error;
 use super::lru::Lru;
 use super::offset_index::OffsetIndex;
@@ -34,7 +35,7 @@ pub struct ContextLimits {
     pub open_files: usize,
     /// Memory for indexes of sealed segments.
     pub index_bytes: usize,
-    /// Disk space reserved ahead of what is written.
+    /// Disk space reserved ahead of what is written; see [`LogContext::limit_preallocation`].
     pub preallocation_bytes: u64,
     /// Bytes of one destaging write; a multiple of 4096.
     pub destage_bytes: usize,
@@ -75,6 +76,7 @@ pub struct LogContext {
     files: RefCell<Lru<SegmentKey, Handle>>,
     indexes: RefCell<Lru<SegmentKey, Rc<SegmentIndexes>>>,
     preallocated_bytes: Cell<u64>,
+    preallocation_limit: Cell<u64>,
     next_log: Cell<LogNumber>,
 }
 
@@ -87,6 +89,7 @@ impl LogContext {
             files: RefCell::new(Lru::new(limits.open_files)),
             indexes: RefCell::new(Lru::new(limits.index_bytes)),
             preallocated_bytes: Cell::new(0),
+            preallocation_limit: Cell::new(limits.preallocation_bytes),
             next_log: Cell::new(0),
         })
     }
@@ -193,10 +196,17 @@ impl LogContext {
         self.indexes.borrow_mut().remove(key);
     }
 
-    /// Takes up to `wanted` bytes of the preallocation budget.
+    /// From now on this much may be reserved, because more or less of the disk is free. What is
+    /// reserved above it stays, and nothing is added.
+    pub fn limit_preallocation(&self, bytes: u64) {
+        self.preallocation_limit.set(bytes);
+    }
+
+    /// Takes up to `wanted` bytes of the preallocation budget, in whole blocks.
     pub(super) fn take_preallocation(&self, wanted: u64) -> u64 {
         let used = self.preallocated_bytes.get();
-        let granted = wanted.min(self.limits.preallocation_bytes.saturating_sub(used));
+        let left = self.preallocation_limit.get().saturating_sub(used);
+        let granted = align_down(wanted.min(left));
         self.preallocated_bytes.set(used + granted);
         granted
     }
@@ -216,4 +226,30 @@ async fn close_all(handles: impl IntoIterator<Item = Handle>) -> Result<(), Erro
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preallocation_is_granted_in_whole_blocks_until_the_limit() {
+        let context = LogContext::new(ContextLimits {
+            preallocation_bytes: 100_000,
+            ..ContextLimits::default()
+        });
+        assert_eq!(context.take_preallocation(50_000), 49_152);
+        assert_eq!(context.take_preallocation(50_000), 49_152);
+        assert_eq!(context.take_preallocation(50_000), 0, "less than a block");
+        context.give_preallocation(49_152);
+        context.limit_preallocation(60_000);
+        assert_eq!(context.take_preallocation(50_000), 8_192);
+        context.limit_preallocation(10_000);
+        assert_eq!(context.take_preallocation(50_000), 0, "above the limit");
+        assert_eq!(
+            context.preallocated_bytes(),
+            57_344,
+            "what is reserved stays"
+        );
+    }
 }

@@ -39,8 +39,8 @@ use crate::model::offset::{FilePosition, Offset};
 use crate::model::record_batch::BatchHeader;
 use crate::rt::{File, IoBuf, OpenOptions, fs};
 
-/// Writes of one log in flight. More would keep the device from ever being idle, and journal flushes
-/// of some devices wait for that.
+/// Writes of one log in flight. More would keep the device from ever being idle, and journal
+/// flushes of some devices wait for that.
 const WRITES_AT_ONCE: usize = 2;
 /// Disk space reserved ahead of a segment: as much as it has, between these.
 const PREALLOCATION_BYTES_MIN: u64 = 256 << 10;
@@ -166,7 +166,7 @@ impl Log {
         }))
     }
 
-    /// The oldest journal entry with bytes that are in no segment: what destaging or carrying frees.
+    /// The oldest journal entry with bytes that are in no segment: destaging or carrying frees it.
     pub fn undestaged_entry(&self) -> Option<Position> {
         self.tail.borrow().pinned_entry()
     }
@@ -269,13 +269,13 @@ impl Log {
             let reserved = file.allocate(allocated_end, until - allocated_end).await;
             let mut state = self.state.borrow_mut();
             let segment = state.oldest_open_mut();
-            segment.preallocated_bytes = ahead;
             // without room for more than the data itself, the write says so
-            segment.allocated_end = if reserved.is_ok() {
-                until
+            if reserved.is_ok() {
+                segment.preallocated_bytes = ahead;
+                segment.allocated_end = until;
             } else {
-                allocated_end
-            };
+                self.context.give_preallocation(ahead);
+            }
         }
         Ok(file)
     }

@@ -45,6 +45,8 @@ mod model_tests;
 pub mod offset_index;
 pub mod open;
 pub mod partition_metadata;
+#[cfg(test)]
+mod preallocation_tests;
 pub mod producer_snapshot;
 pub mod producer_state;
 pub mod read;

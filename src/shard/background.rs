@@ -21,6 +21,7 @@ use crate::partition::error::Error;
 use crate::partition::partition::Partition;
 use crate::rt;
 use crate::rt::sync::Notify;
+use crate::shard::partitions;
 use crate::shard::shard::Shard;
 use crate::telemetry::names::Counter;
 
@@ -241,8 +242,8 @@ async fn carry(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<(), Error
     Ok(())
 }
 
-/// Flushes what is in the segments, says so durably, and frees the ring up to the oldest entry still
-/// needed.
+/// Flushes what is in the segments, says so durably, and frees the ring up to the oldest entry that
+/// is still needed.
 pub(crate) async fn checkpoint(shard: &Rc<Shard>) -> Result<(), Error> {
     let partitions = shard.changed.all();
     let durable = shard.journal.durable_position();
@@ -294,6 +295,7 @@ async fn flush_one(
 pub(crate) async fn retain(shard: Rc<Shard>) {
     loop {
         wait_for_check(&shard).await;
+        limit_preallocation(&shard).await;
         let expiration = shard.config().producer_id_expiration;
         let expiration_ms = i64::try_from(expiration.as_millis()).unwrap_or(i64::MAX);
         for partition in shard.partitions.all() {
@@ -308,6 +310,17 @@ pub(crate) async fn retain(shard: Rc<Shard>) {
             }
             rt::yield_if_needed().await;
         }
+    }
+}
+
+/// What is reserved ahead stays a small part of the disk that is free, also as the disk fills.
+async fn limit_preallocation(shard: &Shard) {
+    match rt::fs::free_space(shard.data_dir()).await {
+        Ok(free) => {
+            let share = partitions::preallocation_share(free, shard.shard_count());
+            shard.logs.limit_preallocation(share);
+        }
+        Err(error) => tracing::warn!(%error, "the free disk is not known"),
     }
 }
 

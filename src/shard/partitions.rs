@@ -256,13 +256,18 @@ fn unlink(renamed: Result<PathBuf, log::Error>) {
     }
 }
 
+/// Disk space that the logs of one shard may reserve ahead of what they write: all shards together
+/// a twentieth of what is free.
+pub(crate) fn preallocation_share(free_disk_bytes: u64, shard_count: u16) -> u64 {
+    const DIVISOR: u64 = 20;
+    free_disk_bytes / DIVISOR / u64::from(shard_count.max(1))
+}
+
 /// What the logs of one shard may use together.
 pub(crate) fn log_context(
     shard: &crate::shard::shard::Process,
     free_disk_bytes: u64,
 ) -> Rc<LogContext> {
-    /// All preallocation of the broker stays below this part of the free disk.
-    const PREALLOCATION_DIVISOR: u64 = 20;
     /// Descriptors for segments, of all shards together.
     const OPEN_FILES_MAX: u64 = 8_192;
     /// Segments may have this part of the process's descriptors; clients need the rest.
@@ -272,12 +277,32 @@ pub(crate) fn log_context(
     });
     let pools = &shard.settings.pools;
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-    let shards = u64::from(shard.shard_count.max(1));
     LogContext::new(crate::log::context::ContextLimits {
         tail_bytes: bytes(pools.tail_bytes),
         open_files: bytes(descriptors / shards).max(32),
         index_bytes: bytes(pools.disk_bytes / 4),
-        preallocation_bytes: free_disk_bytes / PREALLOCATION_DIVISOR / shards,
+        preallocation_bytes: preallocation_share(free_disk_bytes, shard.shard_count),
         destage_bytes: bytes(shard.settings.destage_bytes),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preallocation_of_all_shards_stays_below_five_percent_of_the_free_disk() {
+        for free in [0, 1, 19, 4 << 10, 3 << 30, 999_999_999_999, u64::MAX] {
+            for shards in [1, 2, 3, 7, 64, u16::MAX] {
+                let together = preallocation_share(free, shards) * u64::from(shards);
+                assert!(together <= free / 20, "{shards} shards, {free} bytes free");
+            }
+        }
+        assert_eq!(preallocation_share(80 << 30, 4), 1 << 30);
+        assert_eq!(
+            preallocation_share(80 << 30, 0),
+            4 << 30,
+            "as for one shard"
+        );
+    }
 }
