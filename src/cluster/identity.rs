@@ -187,6 +187,23 @@ mod tests {
     }
 
     #[test]
+    fn the_file_has_these_bytes() {
+        let text = r#"{
+  "format_version": 1,
+  "cluster_id": "AAAAAAAAAAAAAAAAAAAAAA",
+  "node_id": 1,
+  "shard_count": 2,
+  "crc32c": 2363918616
+}
+"#;
+        assert_eq!(String::from_utf8(identity().encode()).unwrap(), text);
+        // the sum is that of the other fields without blanks, in this order
+        let summed = r#"{"format_version":1,"cluster_id":"AAAAAAAAAAAAAAAAAAAAAA","#.to_owned()
+            + r#""node_id":1,"shard_count":2}"#;
+        assert_eq!(crc32c::crc32c(summed.as_bytes()), 2_363_918_616);
+    }
+
+    #[test]
     fn an_identity_is_read_back_and_a_changed_one_is_refused() {
         let path = Path::new("x/corelog.json");
         let bytes = identity().encode();

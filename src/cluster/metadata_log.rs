@@ -269,7 +269,96 @@ mod tests {
     fn a_frame_has_these_bytes() {
         let bytes = encode(&[Record::TombstonesCleared]);
         assert_eq!(&bytes[..4], &[29, 0, 0, 0]);
+        assert_eq!(&bytes[4..8], &[216, 57, 243, 117]);
         assert_eq!(&bytes[8..], br#"{"type":"tombstones_cleared"}"#);
         assert_eq!(bytes[4..8], crc32c::crc32c(&bytes[8..]).to_le_bytes());
+    }
+
+    #[test]
+    fn every_kind_of_record_has_these_bytes() {
+        let id = || "AAAAAAAAAAAAAAAAAAAAAQ".to_owned();
+        let configs = || {
+            let pairs = [("retention.ms", "1"), ("cleanup.policy", "delete")];
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        };
+        let golden = [
+            (
+                Record::TopicCreated {
+                    id: id(),
+                    name: "orders".to_owned(),
+                    partitions: 3,
+                    leader_epoch: 0,
+                    configs: configs().into(),
+                },
+                r#"{"type":"topic_created","id":"AAAAAAAAAAAAAAAAAAAAAQ","name":"orders","#
+                    .to_owned()
+                    + r#""partitions":3,"leader_epoch":0,"#
+                    + r#""configs":{"cleanup.policy":"delete","retention.ms":"1"}}"#,
+            ),
+            (
+                Record::PartitionsAdded {
+                    id: id(),
+                    partitions: 5,
+                },
+                r#"{"type":"partitions_added","id":"AAAAAAAAAAAAAAAAAAAAAQ","partitions":5}"#
+                    .to_owned(),
+            ),
+            (
+                Record::TopicConfigured {
+                    id: id(),
+                    configs: [].into(),
+                },
+                r#"{"type":"topic_configured","id":"AAAAAAAAAAAAAAAAAAAAAQ","configs":{}}"#
+                    .to_owned(),
+            ),
+            (
+                Record::TopicDeleted { id: id() },
+                r#"{"type":"topic_deleted","id":"AAAAAAAAAAAAAAAAAAAAAQ"}"#.to_owned(),
+            ),
+            (
+                Record::TombstonesCleared,
+                r#"{"type":"tombstones_cleared"}"#.to_owned(),
+            ),
+            (
+                Record::BrokerConfigured {
+                    configs: configs().into(),
+                },
+                r#"{"type":"broker_configured","#.to_owned()
+                    + r#""configs":{"cleanup.policy":"delete","retention.ms":"1"}}"#,
+            ),
+            (
+                Record::GroupConfigured {
+                    group: "readers".to_owned(),
+                    configs: configs().into(),
+                },
+                r#"{"type":"group_configured","group":"readers","#.to_owned()
+                    + r#""configs":{"cleanup.policy":"delete","retention.ms":"1"}}"#,
+            ),
+            (
+                Record::ProducerIdsReserved { next: 1000 },
+                r#"{"type":"producer_ids_reserved","next":1000}"#.to_owned(),
+            ),
+        ];
+        for (record, text) in golden {
+            let bytes = encode(std::slice::from_ref(&record));
+            assert_eq!(std::str::from_utf8(&bytes[8..]).unwrap(), text);
+            assert_eq!(decode(&bytes).unwrap(), (vec![record], bytes.len()));
+        }
+    }
+
+    #[test]
+    fn a_created_topic_of_before_leader_epochs_is_read() {
+        let text = br#"{"type":"topic_created","id":"i","name":"n","partitions":1,"configs":{}}"#;
+        let record: Record = serde_json::from_slice(text).unwrap();
+        assert!(
+            matches!(
+                record,
+                Record::TopicCreated {
+                    leader_epoch: 0,
+                    ..
+                }
+            ),
+            "{record:?}"
+        );
     }
 }

@@ -217,6 +217,42 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_of_an_offset_and_two_tombstones_has_kafkas_bytes() {
+        let records = [
+            GroupRecord::offset("grp", "top", 7, Some(value())),
+            GroupRecord::offset("grp", "top", 7, None),
+            GroupRecord::tombstone("grp"),
+        ];
+        let encoded = records.map(|record| record.encode().expect("short strings"));
+        let batch = encode_batch(&encoded, 0x0102_0304);
+        let offset_key = b"\x00\x01\x00\x03grp\x00\x03top\x00\x00\x00\x07";
+        let mut body = Vec::new();
+        // attributes, last offset delta, both timestamps, no producer, three records
+        body.extend_from_slice(&[0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1, 2, 3, 4]);
+        body.extend_from_slice(&[0, 0, 0, 0, 1, 2, 3, 4]);
+        body.extend_from_slice(&[0xff; 14]);
+        body.extend_from_slice(&[0, 0, 0, 3]);
+        // each: length, attributes, timestamp and offset delta, key, value, headers; zigzag
+        body.extend_from_slice(&[100, 0, 0, 0, 32]);
+        body.extend_from_slice(offset_key);
+        body.extend_from_slice(&[56, 0, 3, 0, 0, 0, 0, 0, 0, 0, 42, 0, 0, 0, 3, 0, 4]);
+        body.extend_from_slice(b"note\0\0\0\0\0\0\x03\xe8\0");
+        body.extend_from_slice(&[44, 0, 0, 2, 32]);
+        body.extend_from_slice(offset_key);
+        body.extend_from_slice(&[1, 0]);
+        body.extend_from_slice(&[26, 0, 0, 4, 14]);
+        body.extend_from_slice(b"\x00\x02\x00\x03grp");
+        body.extend_from_slice(&[1, 0]);
+        // base offset, length from the leader epoch on, leader epoch, magic, checksum
+        let length = u8::try_from(body.len() + 9).expect("short");
+        let mut expected = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, length];
+        expected.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 2]);
+        expected.extend_from_slice(&crc32c::crc32c(&body).to_be_bytes());
+        expected.extend_from_slice(&body);
+        assert_eq!(batch, expected);
+    }
+
+    #[test]
     fn records_of_newer_protocols_are_passed_over() {
         assert_eq!(GroupRecord::decode(&[0, 3, 0, 1, b'g'], None), Ok(None));
     }

@@ -348,6 +348,12 @@ mod tests {
         expected.extend_from_slice(&records);
         assert_eq!(&bytes[60..64], &crc32c::crc32c(&expected).to_le_bytes());
         assert_eq!(&bytes[60..64], &[0xba, 0x5e, 0xd6, 0x18]);
+        assert_eq!(Checkpoint::decode(&Bytes::from(bytes)), Ok(sample()));
+        let mut stopped = sample();
+        stopped.state = CheckpointState::Stopped;
+        let bytes = stopped.encode();
+        assert_eq!(&bytes[4..8], &[1, 0, 2, 0]);
+        assert_eq!(Checkpoint::decode(&Bytes::from(bytes)), Ok(stopped));
     }
 
     #[test]

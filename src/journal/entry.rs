@@ -409,43 +409,40 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn append_entry_has_the_documented_bytes() {
-        let bytes = encoded(&sample(EntryKind::Append, b"batch"));
-        let crc = crc32c::crc32c(&bytes[4..]).to_le_bytes();
-        let mut expected = Vec::new();
-        expected.extend_from_slice(&crc);
-        expected.extend_from_slice(&[1, 0, 0, 0, 5, 0, 0, 0, 7, 0, 0, 0]);
-        expected.extend_from_slice(b"0123456789abcdef");
-        expected.extend_from_slice(&[0, 0x10, 0, 0, 0, 0, 0, 0]);
-        expected.extend_from_slice(&[0, 0, 2, 0, 0, 0, 0, 0]);
-        expected.extend_from_slice(&[0x34, 0x12, 0, 0, 0, 0, 0, 0]);
-        expected.extend_from_slice(&[0x40, 0x12, 0, 0, 0, 0, 0, 0]);
-        expected.extend_from_slice(&[5, 0, 0, 0]);
-        expected.extend_from_slice(&[0; 12]);
-        expected.extend_from_slice(b"batch");
-        assert_eq!(bytes, expected);
-        assert_eq!(crc, [0x5a, 0xf6, 0x1b, 0x58]);
-    }
-
-    #[test]
-    fn bypass_entry_keeps_length_and_checksum_of_the_segment_bytes() {
-        let entry = sample(
-            EntryKind::Bypass {
-                length: 0x0102_0304,
-                crc: 0x0a0b_0c0d,
-            },
-            b"",
-        );
-        let bytes = encoded(&entry);
-        assert_eq!(bytes[4], 3);
-        assert_eq!(
-            &bytes[68..80],
-            &[4, 3, 2, 1, 0x0d, 0x0c, 0x0b, 0x0a, 0, 0, 0, 0]
-        );
-        assert_eq!(
-            Entry::decode(&Bytes::from(bytes)).expect("decodes"),
-            (entry, 80)
-        );
+    fn every_kind_of_entry_has_the_documented_bytes() {
+        let bypass = EntryKind::Bypass {
+            length: 0x0102_0304,
+            crc: 0x0a0b_0c0d,
+        };
+        let extent = [4, 3, 2, 1, 0x0d, 0x0c, 0x0b, 0x0a];
+        for (kind, code, payload, extent, crc) in [
+            (EntryKind::Append, 1, &b"batch"[..], [0; 8], 0x581b_f65a),
+            (EntryKind::Carry, 2, b"batch", [0; 8], 0xaf7a_6647),
+            (bypass, 3, b"", extent, 0xee04_84e0),
+            (EntryKind::LogStart, 4, b"", [0; 8], 0xd5bf_e526),
+            (EntryKind::Truncate, 5, b"", [0; 8], 0xb837_db1e),
+            (EntryKind::Delete, 6, b"", [0; 8], 0x0eaf_9956),
+        ] {
+            let entry = sample(kind, payload);
+            let length = u8::try_from(payload.len()).expect("five at most");
+            let mut expected = u32::to_le_bytes(crc).to_vec();
+            expected.extend_from_slice(&[code, 0, 0, 0, length, 0, 0, 0, 7, 0, 0, 0]);
+            expected.extend_from_slice(b"0123456789abcdef");
+            expected.extend_from_slice(&[0, 0x10, 0, 0, 0, 0, 0, 0]);
+            expected.extend_from_slice(&[0, 0, 2, 0, 0, 0, 0, 0]);
+            expected.extend_from_slice(&[0x34, 0x12, 0, 0, 0, 0, 0, 0]);
+            expected.extend_from_slice(&[0x40, 0x12, 0, 0, 0, 0, 0, 0]);
+            expected.extend_from_slice(&[5, 0, 0, 0]);
+            expected.extend_from_slice(&extent);
+            expected.extend_from_slice(&[0; 4]);
+            expected.extend_from_slice(payload);
+            let bytes = encoded(&entry);
+            let found = crc32c::crc32c(&bytes[4..]);
+            assert_eq!(found, crc, "{kind:?}: {found:#010x}");
+            assert_eq!(bytes, expected, "{kind:?}");
+            let decoded = Entry::decode(&Bytes::from(expected)).expect("decodes");
+            assert_eq!(decoded, (entry, 80 + payload.len()));
+        }
     }
 
     #[test]

@@ -404,6 +404,9 @@ mod tests {
         assert_eq!(LogCheckpoint::decode(&record), Ok(sample()));
         let file = sample().encode_file();
         assert_eq!(file[..8], *b"CLPS\x01\0\0\0");
+        assert_eq!(file[8..12], [188, 0, 0, 0]);
+        assert_eq!(file[12..16], crc32c::crc32c(&golden).to_le_bytes());
+        assert_eq!(file[16..], golden);
         assert_eq!(LogCheckpoint::decode_file(&file), Ok(sample()));
     }
 
