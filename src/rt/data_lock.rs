@@ -40,10 +40,17 @@ fn remedy(source: &io::Error) -> &'static str {
             ": give the directory to the user that runs the broker, or choose another one"
         }
         io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
-            ": a file is in the way; --data-dir must name a directory"
+            ": a file is in the way, or a link that leads nowhere; --data-dir must name a directory"
         }
         io::ErrorKind::ReadOnlyFilesystem => ": choose a directory that can be written",
-        _ => "",
+        io::ErrorKind::NotFound => {
+            ": nothing can be made there (below /proc or /sys, or the working directory is gone); \
+             choose another directory"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": free some space, or choose a directory on another disk"
+        }
+        _ => ": check the disk, or choose another directory",
     }
 }
 
@@ -151,6 +158,30 @@ mod tests {
             error.to_string().contains("a file is in the way"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn every_refusal_of_the_file_system_says_what_to_do() {
+        let nowhere = dir();
+        std::os::unix::fs::symlink("missing", nowhere.path().join("link")).unwrap();
+        for (path, remedy) in [
+            (PathBuf::from("/proc/corelog"), "choose another directory"),
+            (nowhere.path().join("link"), "a link that leads nowhere"),
+        ] {
+            let error = DataLock::acquire(&path).unwrap_err().to_string();
+            assert!(error.starts_with("cannot lock "), "{error}");
+            assert!(error.contains(remedy), "{error}");
+        }
+        for number in [
+            libc::EACCES,
+            libc::EROFS,
+            libc::ENOSPC,
+            libc::EDQUOT,
+            libc::EIO,
+        ] {
+            let source = io::Error::from_raw_os_error(number);
+            assert!(!remedy(&source).is_empty(), "{source}");
+        }
     }
 
     #[test]
