@@ -573,8 +573,8 @@ impl Roster {
         result
     }
 
-    /// [filed] A group that is forgotten takes its deadline along: without its group it would be due
-    /// for ever.
+    /// [filed] A group that is forgotten takes its deadline along: without its group it would be
+    /// due for ever.
     fn forget_if_idle(&mut self, index: i32, id: &str) {
         let partition = self.partitions.get_mut(&index);
         let forgotten = partition.and_then(|partition| partition.groups.forget_if_idle(id));

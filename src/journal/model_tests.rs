@@ -1,7 +1,8 @@
 //! The commit journal against a plain list, on the simulated disk: power failures at any change,
 //! torn, lost and reordered writes, restarts, restarts that fail, wrap-around, failing writes.
 //!
-//! `SIM_SEED=n cargo test --lib journal::model_tests` repeats one seed; `SIM_SEEDS=n` runs more of them.
+//! `SIM_SEED=n cargo test --lib journal::model_tests` repeats one seed; `SIM_SEEDS=n` runs more of
+//! them.
 
 use std::cell::RefCell;
 use std::path::Path;

@@ -3,7 +3,8 @@
 //! stops, kills, power failures at any change (also inside recovery), and another number of shards
 //! after each of them.
 //!
-//! `SIM_SEED=n cargo test --lib log::model_tests` repeats one seed; `SIM_SEEDS=n` runs more of them.
+//! `SIM_SEED=n cargo test --lib log::model_tests` repeats one seed; `SIM_SEEDS=n` runs more of
+//! them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,8 @@
 //! For tests: a directory on the build's own disk, and one body run on both runtimes.
 //!
 //! Runs on: test threads only.
-//! Promises: where io_uring is forbidden, the simulated side runs first; then the test fails with the
-//! line that the broker would end with. Nothing is skipped.
+//! Promises: where io_uring is forbidden, the simulated side runs first; then the test fails with
+//! the line that the broker would end with. Nothing is skipped.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -5,8 +5,9 @@
 //! Owner: one cache a shard, for the connections that it accepted; a client that comes back to
 //! another shard is told that its session is not there, and starts a new one.
 //! Rules: a full request (epoch 0) makes a session if there is room, -1 ends it; any other epoch
-//! must be the one expected, and the next one is one higher (after the largest: 1). An answer leaves
-//! a partition out when it has no records and nothing else that the client does not know already.
+//! must be the one expected, and the next one is one higher (after the largest: 1). An answer
+//! leaves a partition out when it has no records and nothing else that the client does not know
+//! already.
 //! Partitions that returned records go to the end of the order, so that none starves.
 //! Invariants: [session-slots] never more sessions than slots, nor more partitions than there is
 //! memory for. [session-size] the cache's count of partitions is the sum over its sessions.

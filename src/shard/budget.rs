@@ -6,8 +6,8 @@
 //! request has a pool of its own.
 //! Invariants: [pool-order] request, then response, tail, journal: nobody waits for an earlier pool
 //! while holding a later one. The tail is bounded by `log::tail`, journal buffers by the journal.
-//! Limits: a Produce frame larger than its pool takes the whole pool, alone; an answer holds at most
-//! a part of the response pool, so that clients that do not read cannot take it all at once.
+//! Limits: a Produce frame larger than its pool takes the whole pool, alone; an answer holds at
+//! most a part of the response pool, so that clients that do not read cannot take it all at once.
 
 use crate::config::machine::MemoryPools;
 use crate::rt::sync::{Permit, Semaphore};

@@ -11,7 +11,8 @@
 //! Crash story of a start that finds a partition damaged:
 //! 1. All journals are read; the partitions that take everything are complete and flushed.
 //! 2. The journals are read again; what belongs to damaged partitions goes to `.tmp` files.
-//! 3. Flush, rename, flush. 4. The journals are retired. 5. The shards run, without those partitions.
+//! 3. Flush, rename, flush. 4. The journals are retired. 5. The shards run, without those
+//!    partitions.
 //!
 //! Killed before 3, the next start finds all journals as they were and repeats it. Killed between 3
 //! and 4 it finds the entries twice: a file names ring and run that its entries are from, and what

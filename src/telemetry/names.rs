@@ -108,7 +108,8 @@ metrics! {
         CommitBytes, "commit_size_bytes", "Bytes of one group commit, padding included";
         CommitEntries, "commit_entries", "Record batches and control entries in one group commit";
         JournalWait, "journal_wait_seconds", "Time that an append waited for room in the journal";
-        ColdReadLatency, "cold_read_latency_seconds", "Time to find and read, or to find for sendfile, the records of one fetch in a segment";
+        ColdReadLatency, "cold_read_latency_seconds",
+            "Time to find and read, or to find for sendfile, the records of one fetch in a segment";
         ProduceLatency, "produce_ack_latency_seconds",
             "Time from a Produce request's last byte to its answer";
     }

@@ -5,8 +5,8 @@
 //! Invariants: [api-table] what is announced is served in full, with one exception that Kafka makes
 //! too: Produce is announced from version 0, because old librdkafka takes that as the sign that
 //! compression works, and refused below version 3.
-//! Ranges are Kafka 4.3's, as far as the generated structs, or `wire::newer`, have the versions; the
-//! table keeps both.
+//! Ranges are Kafka 4.3's, as far as the generated structs, or `wire::newer`, have the versions;
+//! the table keeps both.
 
 use std::fmt;
 use std::fmt::Write as _;

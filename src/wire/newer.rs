@@ -108,8 +108,8 @@ mod tests {
     }
 
     /// Written by `DescribeLogDirsResponseData` of Kafka's Java client 4.3.1.
-    const LOG_DIRS: &str = "000000000000020000062f646174610202740200000003000000000000004d0000000000\
-                            00000000000000000000000003e80000000000000384000000";
+    const LOG_DIRS: &str = "000000000000020000062f646174610202740200000003000000000000004d000000\
+                            000000000000000000000000000003e80000000000000384000000";
 
     fn log_dirs(results: usize) -> kp::DescribeLogDirsResponse {
         let partition = DescribeLogDirsPartition::default()

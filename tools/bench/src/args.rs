@@ -17,7 +17,7 @@ use crate::stamp::Stamping;
 #[command(
     name = "corelog-bench",
     version,
-    about = "Measures any Kafka-compatible broker: open loop, latency from the moment a record was due"
+    about = "Measures any Kafka-compatible broker: open loop, latency from when a record was due"
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]

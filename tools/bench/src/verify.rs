@@ -167,7 +167,8 @@ impl Verdict {
     /// For people.
     pub(crate) fn text(&self) -> String {
         format!(
-            "verified: {} produced, {} consumed; {} lost, {} duplicated, {} reordered, {} corrupt\n",
+            "verified: {} produced, {} consumed; {} lost, {} duplicated, {} reordered, \
+             {} corrupt\n",
             self.produced, self.consumed, self.lost, self.duplicated, self.reordered, self.corrupt
         )
     }
