@@ -540,3 +540,294 @@ async fn announce(shared: &Shared) {
     );
     rt::process::notify_ready();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::cluster::metadata::ApplyError;
+    use crate::cluster::metadata_log;
+    use crate::config::Error as ConfigError;
+    use crate::config::machine::MachineError;
+    use crate::journal::block::BlockError;
+    use crate::journal::error::JournalError;
+    use crate::journal::replay::ReplayError;
+    use crate::log::error as log;
+    use crate::model::ids::{PartitionIndex, TopicId, TopicPartition};
+    use crate::rt::data_lock;
+
+    fn refused() -> io::Error {
+        io::Error::from_raw_os_error(libc::EIO)
+    }
+
+    fn path() -> PathBuf {
+        PathBuf::from("/data/x")
+    }
+
+    /// Errors of machine, place and settings.
+    fn before_the_directory() -> Vec<StartError> {
+        let lock = |number| data_lock::Error::Io {
+            path: path(),
+            source: io::Error::from_raw_os_error(number),
+        };
+        let listen = |source| StartError::Listen {
+            address: "localhost:9092".to_owned(),
+            source,
+        };
+        let io = |what: &str| StartError::Io {
+            what: what.to_owned(),
+            source: refused(),
+        };
+        let limits = Limits {
+            soft: Some(64),
+            hard: Some(64),
+        };
+        let too_few = machine::check_open_files(limits, 4).unwrap_err();
+        let held = data_lock::Error::Held {
+            path: path(),
+            pid: "7".to_owned(),
+        };
+        let direct = DirectError::Refused {
+            path: path(),
+            source: refused(),
+        };
+        let write = DirectError::Write {
+            path: path(),
+            source: refused(),
+        };
+        vec![
+            UringError::Disabled(2).into(),
+            UringError::Forbidden.into(),
+            UringError::Missing.into(),
+            UringError::LockedMemory(0).into(),
+            UringError::Broken(refused()).into(),
+            direct.into(),
+            DirectError::Alignment { path: path() }.into(),
+            write.into(),
+            held.into(),
+            lock(libc::EACCES).into(),
+            lock(libc::EEXIST).into(),
+            lock(libc::ENOTDIR).into(),
+            lock(libc::ENOENT).into(),
+            lock(libc::EROFS).into(),
+            lock(libc::ENOSPC).into(),
+            lock(libc::EDQUOT).into(),
+            lock(libc::EIO).into(),
+            StartError::Volatile("/tmp/x".to_owned()),
+            listen(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+            listen(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
+            listen(io::Error::from_raw_os_error(libc::EACCES)),
+            listen(io::Error::other("failed to lookup address information")),
+            too_few.into(),
+            io("signals"),
+            io("resource limits"),
+            io("data directory"),
+            io("machine"),
+        ]
+    }
+
+    /// Errors of settings that do not fit the machine.
+    fn of_sizes() -> Vec<StartError> {
+        let (wanted, memory, limit) = (1 << 30, 64 << 20, 16 << 20);
+        let buffer = |name| MachineError::TooLargeBuffer {
+            name,
+            wanted,
+            memory,
+            limit,
+        };
+        let (shards, needed, free) = (4, 1 << 30, 1 << 20);
+        [
+            MachineError::CoreNotAllowed {
+                core: 9,
+                allowed: vec![0, 1],
+            },
+            MachineError::NoCore,
+            MachineError::TooLittleMemory {
+                shards,
+                available: free,
+            },
+            MachineError::TooMuchMemory {
+                wanted,
+                shards: 4,
+                available: free,
+            },
+            buffer("commit.bytes"),
+            buffer("destage.size"),
+            MachineError::SmallDisk {
+                shards,
+                needed,
+                free,
+            },
+            MachineError::TooLittleDisk {
+                shards,
+                needed,
+                free,
+            },
+        ]
+        .map(StartError::from)
+        .into()
+    }
+
+    /// Errors of what is in the directory.
+    fn of_the_directory() -> Vec<StartError> {
+        let topic_partition = TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(3));
+        let text = || "x".to_owned();
+        let (node, other_node) = (7, 8);
+        let errors: Vec<recovery::Error> = vec![
+            identity::Error::OtherNode {
+                path: path(),
+                got: node,
+                expected: other_node,
+            }
+            .into(),
+            identity::Error::OtherCluster {
+                path: path(),
+                got: text(),
+                expected: text(),
+            }
+            .into(),
+            identity::Error::Missing {
+                path: path().with_file_name(identity::FILE_NAME),
+                metadata: path(),
+            }
+            .into(),
+            identity::Error::Damaged {
+                path: path().with_file_name(identity::FILE_NAME),
+            }
+            .into(),
+            identity::Error::Newer {
+                path: path(),
+                got: 2,
+            }
+            .into(),
+            metadata_log::Error::Io(refused()).into(),
+            metadata_log::Error::Corrupt {
+                path: path(),
+                position: 9,
+            }
+            .into(),
+            metadata_log::Error::Inconsistent {
+                path: path(),
+                source: ApplyError::NameTaken(text()),
+            }
+            .into(),
+            ReplayError::Version {
+                file: path(),
+                found: 2,
+            }
+            .into(),
+            ReplayError::Foreign { file: path() }.into(),
+            ReplayError::Missing { file: path() }.into(),
+            ReplayError::Form {
+                file: path(),
+                position: 64,
+                error: BlockError::NoBlock,
+            }
+            .into(),
+            log::Error::UnknownPartition { topic_partition }.into(),
+            log::Error::UnsupportedEntry { topic_partition }.into(),
+            io::Error::other("cannot read: /data/x: broken").into(),
+        ];
+        errors.into_iter().map(StartError::from).collect()
+    }
+
+    /// Errors of the shards.
+    fn of_the_shards() -> Vec<StartError> {
+        let config = JournalError::Config {
+            name: "file_bytes",
+            value: 1,
+            why: "more",
+        };
+        vec![
+            executor::Error::Start {
+                shard: 1,
+                source: refused(),
+            }
+            .into(),
+            executor::Error::Panicked { shard: 1 }.into(),
+            lifecycle::Error::from(JournalError::from(refused())).into(),
+            lifecycle::Error::from(JournalError::Failed(Arc::new(refused()))).into(),
+            lifecycle::Error::from(config).into(),
+            lifecycle::Error::Sync(refused()).into(),
+        ]
+    }
+
+    /// Errors of the settings themselves.
+    fn of_settings() -> Vec<String> {
+        let (name, value, origin) = (|| "a".to_owned(), || "b".to_owned(), || "c.toml".to_owned());
+        let errors = [
+            ConfigError::Unknown {
+                name: name(),
+                value: value(),
+                origin: origin(),
+                suggestion: None,
+            },
+            ConfigError::NotAllowed {
+                name: name(),
+                value: value(),
+                origin: origin(),
+                allowed: value(),
+            },
+            ConfigError::Conflict {
+                name: name(),
+                value: value(),
+                reason: value(),
+            },
+            ConfigError::Syntax {
+                origin: origin(),
+                reason: "TOML parse error at line 1, column 2".to_owned(),
+            },
+        ];
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    /// Whether the words of a table's message are in `line`, in their order. `...`, `N`, `X` and
+    /// `FILE` stand for anything.
+    fn fits(message: &str, line: &str) -> bool {
+        let mut rest = line;
+        let mut parts = message.split(' ').map(|word| word.trim_matches(':'));
+        parts.all(|word| match word {
+            "..." | "N" | "X" | "FILE" | "" => true,
+            word => match rest.find(word) {
+                Some(at) => {
+                    rest = &rest[at + word.len()..];
+                    true
+                }
+                None => false,
+            },
+        })
+    }
+
+    #[test]
+    fn the_operators_table_has_every_start_up_error_with_a_remedy() {
+        let page = include_str!("../docs/operations.md");
+        let from = page.find("## Start-up errors").unwrap();
+        let section = page[from..].split("\n## ").next().unwrap();
+        let mut messages = Vec::new();
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.trim_matches('|').splitn(2, " | ").collect();
+            assert!(cells.len() == 2 && cells[1].len() > 5, "no remedy: {row}");
+            let quoted = cells[0].split('`').skip(1).step_by(2);
+            messages.extend(quoted);
+        }
+        let mut lines: Vec<String> = [
+            before_the_directory(),
+            of_sizes(),
+            of_the_directory(),
+            of_the_shards(),
+        ]
+        .iter()
+        .flatten()
+        .map(ToString::to_string)
+        .collect();
+        lines.extend(of_settings());
+        for line in &lines {
+            assert!(!line.contains('\n'), "more than one line: {line}");
+            let line = line.replace('`', "");
+            let found = messages.iter().any(|message| fits(message, &line));
+            assert!(found, "not in docs/operations.md: {line}");
+        }
+    }
+}

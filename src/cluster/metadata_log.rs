@@ -39,7 +39,7 @@ pub enum Error {
         position: u64,
     },
     /// The records contradict each other.
-    #[error("metadata log {path}: {source}")]
+    #[error("metadata log {path}: {source}: restore it from a backup, or start a newer Corelog")]
     Inconsistent {
         /// The file.
         path: PathBuf,

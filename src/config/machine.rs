@@ -86,7 +86,7 @@ pub enum MachineError {
         allowed: Vec<usize>,
     },
     /// The process may use no core at all.
-    #[error("no core was found that this process may use")]
+    #[error("no core was found that this process may use: check its CPU affinity and cpuset")]
     NoCore,
     /// Not enough memory for the smallest shards.
     #[error(

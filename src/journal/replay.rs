@@ -53,7 +53,10 @@ pub enum ReplayError {
         resumes_at: Option<u64>,
     },
     /// Written by a newer program.
-    #[error("{}: journal format version {found} is newer than this program's", file.display())]
+    #[error(
+        "{}: journal format version {found} is newer than this program's: start a newer Corelog",
+        file.display()
+    )]
     Version {
         /// The file.
         file: PathBuf,
@@ -61,13 +64,19 @@ pub enum ReplayError {
         found: u16,
     },
     /// A file of another ring, or under another one's name.
-    #[error("{}: the file does not belong to this journal", file.display())]
+    #[error(
+        "{}: the file does not belong to this journal: restore its directory as it was",
+        file.display()
+    )]
     Foreign {
         /// The file.
         file: PathBuf,
     },
     /// The checksums of a block are right, but an entry in it has no form that is known.
-    #[error("{}: journal block at byte {position}: {error}", file.display())]
+    #[error(
+        "{}: journal block at byte {position}: {error}: start the Corelog that wrote it",
+        file.display()
+    )]
     Form {
         /// The file.
         file: PathBuf,
@@ -77,7 +86,7 @@ pub enum ReplayError {
         error: BlockError,
     },
     /// The file that the checkpoint points into is not there.
-    #[error("{}: the journal file is missing", file.display())]
+    #[error("{}: the journal file is missing: restore it from a backup", file.display())]
     Missing {
         /// The file.
         file: PathBuf,

@@ -198,7 +198,10 @@ pub enum UringError {
     )]
     LockedMemory(u64),
     /// The rings could not be made.
-    #[error("io_uring does not work here: {0}")]
+    #[error(
+        "io_uring does not work here: {0}: it takes Linux 5.11 or newer, open files (`ulimit -n`) \
+         and lockable memory (`ulimit -l`)"
+    )]
     Broken(io::Error),
 }
 

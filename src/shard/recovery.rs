@@ -69,11 +69,22 @@ pub enum Error {
     #[error("{0}")]
     Journal(#[from] ReplayError),
     /// A partition.
-    #[error("{0}")]
+    #[error("{error}{}", remedy(.0), error = .0)]
     Log(#[from] log::Error),
     /// The file system.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+}
+
+fn remedy(error: &log::Error) -> &'static str {
+    match error {
+        log::Error::UnknownPartition { .. } => {
+            ": metadata and journals are of different backups, restore both from the same one"
+        }
+        log::Error::UnsupportedEntry { .. } => ": start the Corelog that wrote it",
+        error if error.is_disk_full() => ": free some space, recovery goes on at the next start",
+        _ => "",
+    }
 }
 
 /// Brings the data directory of `config` to rest for `shard_count` shards.
