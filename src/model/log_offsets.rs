@@ -19,7 +19,7 @@ pub struct LogOffsets {
     pub high_watermark: Offset,
     /// End of what a power cut here cannot take back; lags the log end while commits are in flight.
     pub durable_end: Offset,
-    /// End of what is written to segment files and flushed; lags because destaging is lazy.
+    /// End of what is written to segment files, flushed or not; lags because destaging is lazy.
     pub destaged_end: Offset,
     /// Where the next record goes.
     pub log_end: Offset,
