@@ -145,24 +145,28 @@ impl GroupCoordinator {
         self.shared.roster.borrow_mut().set_partition_count(count);
     }
 
-    /// Reads a partition that has come to this shard and serves its groups from then on. Until then
-    /// they are answered "loading"; after an error they cannot be served, until `load` is called
-    /// anew.
-    pub async fn load(&self, partition: i32) -> Result<(), LoadError> {
-        let Some(claim) = self.shared.roster.borrow_mut().begin_load(partition) else {
-            return Ok(());
-        };
-        let outcome = self.shared.read_log(claim).await;
-        let outcome = outcome.and_then(|()| {
-            let now = self.shared.now();
-            Ok(self.shared.roster.borrow_mut().end_load(claim, now)?)
-        });
-        if let Err(error) = &outcome {
-            tracing::error!(partition, %error, "groups of this partition cannot be served");
-            self.shared.roster.borrow_mut().fail_load(claim);
+    /// Reads a partition that has come to this shard and serves its groups from then on. From the
+    /// call on until then they are answered "loading"; after an error they cannot be served, until
+    /// `load` is called anew.
+    ///
+    /// Cancel: not safe; the partition stays "loading".
+    pub fn load(&self, partition: i32) -> impl Future<Output = Result<(), LoadError>> + use<> {
+        let shared = self.shared.clone();
+        let claim = shared.roster.borrow_mut().begin_load(partition);
+        async move {
+            let Some(claim) = claim else { return Ok(()) };
+            let outcome = shared.read_log(claim).await;
+            let outcome = outcome.and_then(|()| {
+                let now = shared.now();
+                Ok(shared.roster.borrow_mut().end_load(claim, now)?)
+            });
+            if let Err(error) = &outcome {
+                tracing::error!(partition, %error, "groups of this partition cannot be served");
+                shared.roster.borrow_mut().fail_load(claim);
+            }
+            shared.settle();
+            outcome
         }
-        self.shared.settle();
-        outcome
     }
 
     /// The partition leaves this shard. Whoever waits is sent away.

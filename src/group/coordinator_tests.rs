@@ -186,6 +186,25 @@ async fn take_part(
 }
 
 #[test]
+fn groups_are_loading_from_the_call_on() {
+    on_both(|_| async move {
+        let log = Rc::new(SlowLog::default());
+        let coordinator = GroupCoordinator::new(
+            settings(),
+            Rc::clone(&log) as Rc<dyn OffsetsLog>,
+            Rc::new(LoopBarrier),
+        );
+        let code =
+            || coordinator.heartbeat(&heartbeat_of(&JoinResponse::refused("m", ErrorCode::None)));
+        assert_eq!(code(), ErrorCode::NotCoordinator);
+        let loading = coordinator.load(0);
+        assert_eq!(code(), ErrorCode::None, "while it loads, members go on");
+        loading.await.expect("a good log");
+        assert_eq!(code(), ErrorCode::UnknownMemberId);
+    });
+}
+
+#[test]
 fn three_members_come_to_share_a_group() {
     on_both(|_| async {
         let log = Rc::new(SlowLog::default());

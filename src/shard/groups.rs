@@ -83,8 +83,8 @@ impl Shard {
         for id in topic.partitions().filter(|id| self.home(*id) == self.id()) {
             let index = id.partition.0;
             if loaded.partitions.insert(index) {
-                let coordinator = coordinator.clone();
-                let load = async move { drop(coordinator.load(index).await) }; // it logs errors
+                let loading = coordinator.load(index);
+                let load = async move { drop(loading.await) }; // it logs errors
                 rt::spawn(Lane::Read, "group-load", load).detach();
             }
         }
