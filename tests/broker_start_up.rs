@@ -417,12 +417,57 @@ fn sigint_stops_as_sigterm_does() {
 #[test]
 fn a_first_start_serves_within_three_seconds() {
     let dir = directory();
+    // as large as the journal of a shard is by itself: it is written while it is used already
+    let launch = Launch::new(dir.path()).flag("--journal-size", "1GiB");
     let started = Instant::now();
-    let broker = Launch::new(dir.path()).start();
+    let broker = launch.start();
     let elapsed = started.elapsed();
     assert!(
         elapsed < Duration::from_secs(3),
         "{elapsed:?}: {}",
         broker.said()
     );
+}
+
+#[test]
+fn an_ordinary_users_limits_are_enough() {
+    /// Of an ordinary user without settings of his own: locked memory, open files (soft).
+    const LOCKED_BYTES: u64 = 8 << 20;
+    const OPEN_FILES: u64 = 1_024;
+    let dir = directory();
+    let launch = Launch::new(dir.path());
+    let mut command = launch.command();
+    limit(&mut command, libc::RLIMIT_MEMLOCK, LOCKED_BYTES);
+    limit(&mut command, libc::RLIMIT_NOFILE, OPEN_FILES);
+    let ordinary = || {
+        give_up_privileges();
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only.
+    unsafe { command.pre_exec(ordinary) };
+    let mut child = command.stderr(Stdio::null()).spawn().expect("it starts");
+    let bootstrap = launch.address().to_string();
+    client::wait_until("it accepts", || {
+        TcpStream::connect(launch.address()).is_ok()
+    });
+    client::create_topic(&bootstrap, "wide", 200, &[]);
+    let producer = client::producer(&bootstrap, &[]);
+    for partition in 0..200 {
+        client::send(&producer, "wide", partition, None, b"one");
+    }
+    client::flush(&producer);
+    let read = client::read_partition(&bootstrap, "wide", 199, 0).len();
+    child.kill().expect("our own child");
+    child.wait().expect("our own child");
+    assert_eq!(read, 1);
+}
+
+/// What root may beyond its limits: lock any amount of memory, raise hard limits.
+fn give_up_privileges() {
+    const CAP_IPC_LOCK: libc::c_ulong = 14;
+    const CAP_SYS_RESOURCE: libc::c_ulong = 24;
+    for capability in [CAP_IPC_LOCK, CAP_SYS_RESOURCE] {
+        // SAFETY: prctl with these numbers touches no memory. It fails for who has no privileges.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
 }
