@@ -4,8 +4,11 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::{FetchRequest, TopicName};
+use support::raw::{Connection, text};
 use support::{Launch, client, directory};
 
 /// A Fetch v4 of one partition from its start, 50 MiB at most.
@@ -90,4 +93,92 @@ fn a_body_that_stalls_gives_its_memory_to_those_who_wait() {
         .set_read_timeout(Some(Duration::from_secs(10)))
         .expect("set");
     assert_eq!(first.read(&mut [0; 1]).expect("closed"), 0);
+}
+
+/// A Fetch of both partitions that waits for data for `wait`.
+fn waiting_fetch(topic: &str, wait: Duration) -> FetchRequest {
+    let partitions = (0..2).map(|partition| {
+        FetchPartition::default()
+            .with_partition(partition)
+            .with_partition_max_bytes(1 << 20)
+    });
+    let topic = FetchTopic::default()
+        .with_topic(TopicName(text(topic)))
+        .with_partitions(partitions.collect());
+    FetchRequest::default()
+        .with_max_wait_ms(i32::try_from(wait.as_millis()).expect("seconds"))
+        .with_min_bytes(1)
+        .with_max_bytes(1 << 20)
+        .with_topics(vec![topic])
+}
+
+#[test]
+fn thousands_of_waiting_consumers_leave_the_way_between_shards_free() {
+    /// More on each of two shards than one shard may have calls open at another.
+    const CONSUMERS: usize = 2_600;
+    const WAIT: Duration = Duration::from_secs(30);
+    raise_open_files();
+    let dir = directory();
+    let broker = Launch::new(dir.path()).flag("--cores", "0,1").start();
+    client::create_topic(&broker.bootstrap(), "quiet", 2, &[]);
+    client::create_topic(&broker.bootstrap(), "busy", 2, &[]);
+    let consumers: Vec<Connection> = (0..CONSUMERS)
+        .map(|_| {
+            let mut connection = Connection::open(broker.launch().address());
+            let frame = connection.frame(&waiting_fetch("quiet", WAIT), 12);
+            connection.send(&frame);
+            connection
+        })
+        .collect();
+    // let all of them be read and wait
+    std::thread::sleep(Duration::from_secs(2));
+    let started = Instant::now();
+    for partition in 0..2 {
+        client::produce(
+            &broker.bootstrap(),
+            "busy",
+            partition,
+            [b"now".to_vec()],
+            &[],
+        );
+    }
+    let took = started.elapsed();
+    assert!(took < WAIT / 3, "a producer waited for consumers: {took:?}");
+    // and each of them is told at once
+    for partition in 0..2 {
+        client::produce(
+            &broker.bootstrap(),
+            "quiet",
+            partition,
+            [b"now".to_vec()],
+            &[],
+        );
+    }
+    for mut consumer in consumers {
+        let answer = consumer.receive::<FetchRequest>(12);
+        let partitions = &answer.responses[0].partitions;
+        assert!(
+            partitions
+                .iter()
+                .any(|partition| partition.high_watermark == 1)
+        );
+    }
+    let took = started.elapsed();
+    assert!(took < WAIT / 2, "consumers were told late: {took:?}");
+}
+
+/// The soft limit of this process to the hard one: a test of many connections has their other ends.
+fn raise_open_files() {
+    let mut limits = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls touch the structure that lives here, and nothing else.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) == 0 && {
+            limits.rlim_cur = limits.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) == 0
+        }
+    };
+    assert!(raised, "{}", std::io::Error::last_os_error());
 }

@@ -146,6 +146,18 @@ pub enum ShardCall {
     Health,
     /// Answered when all input that has arrived there has been handed to its handlers.
     Drain,
+    /// The reply to the call in that slot of the asker, see `mesh` [late-reply].
+    Late(usize, ShardReply),
+}
+
+impl ShardCall {
+    /// Whether its answer may have to wait for other clients.
+    pub(crate) fn may_last(&self) -> bool {
+        matches!(
+            self,
+            Self::AwaitData { .. } | Self::Group(GroupRequest::Join(_) | GroupRequest::Sync(_))
+        )
+    }
 }
 
 /// Its reply; the variants match those of [`ShardCall`].

@@ -44,6 +44,19 @@ pub(crate) async fn run(shard: Rc<Shard>, inbox: Inbox) {
             ShardCall::FetchSizes(parts) => {
                 peer.reply(slot, ShardReply::FetchSizes(shard.sizes_here(&parts)));
             }
+            ShardCall::Late(asked, reply) => {
+                peer.take_late(asked, reply);
+                peer.reply(slot, ShardReply::Done);
+            }
+            call if call.may_last() => {
+                peer.promise(slot);
+                let (shard, peer) = (shard.clone(), peer.clone());
+                rt::spawn(Lane::Network, "mesh-wait", async move {
+                    let reply = carry_out(&shard, peer.id(), call).await;
+                    peer.reply_late(slot, reply).await;
+                })
+                .detach();
+            }
             call => {
                 let (shard, peer) = (shard.clone(), peer.clone());
                 rt::spawn(Lane::Network, "mesh-call", answer(shard, peer, slot, call)).detach();
@@ -60,9 +73,10 @@ async fn answer(shard: Rc<Shard>, peer: Rc<Peer>, slot: usize, call: ShardCall) 
 
 async fn carry_out(shard: &Rc<Shard>, asker: ShardId, call: ShardCall) -> ShardReply {
     match call {
-        ShardCall::Append(_) | ShardCall::EndWait(_) | ShardCall::FetchSizes(_) => {
-            unreachable!("answered by the receiving loop")
-        }
+        ShardCall::Append(_)
+        | ShardCall::EndWait(_)
+        | ShardCall::FetchSizes(_)
+        | ShardCall::Late(..) => unreachable!("answered by the receiving loop"),
         ShardCall::Read(parts) => ShardReply::Read(shard.read_here(parts).await),
         ShardCall::AwaitData {
             wait_id,
