@@ -280,3 +280,66 @@ fn batches_are_as_small_as_the_topic_wants_them() {
     let large = broker.try_produce(&["small"], &format!("{}\n", "x".repeat(3_000)));
     assert!(large.expect_err("too large").contains("MESSAGE_TOO_LARGE"));
 }
+
+#[test]
+fn dump_reads_every_file_of_a_data_directory() {
+    let broker = Broker::start(&[]);
+    broker.text(&[
+        "topic",
+        "create",
+        "orders",
+        "--config",
+        "segment.bytes=20000",
+    ]);
+    broker.produce(&["orders", "--key-separator", ":"], &lines(1, 3000));
+    broker.text(&[
+        "consume",
+        "orders",
+        "--group",
+        "readers",
+        "--from-beginning",
+        "--max",
+        "10",
+    ]);
+    let mut broker = broker.restart(&[]);
+    broker.produce(&["orders", "--key-separator", ":"], &lines(3001, 3010));
+    broker.kill();
+    let mut pending = vec![broker.data()];
+    let mut kinds = std::collections::BTreeSet::new();
+    let mut text = String::new();
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(&path).expect("readable");
+            pending.extend(entries.map(|entry| entry.expect("readable").path()));
+            continue;
+        }
+        let name = path
+            .file_name()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned();
+        if [".lock", "corelog.json"].contains(&&*name) || name.rsplit('.').next() == Some("tmp") {
+            continue;
+        }
+        let mut dump = std::process::Command::new(env!("CARGO_BIN_EXE_corelog"));
+        let output = dump.arg("dump").arg(&path).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{name}: {said}{output:?}");
+        kinds.insert(name.rsplit('.').next().unwrap_or_default().to_owned());
+        text += &said;
+    }
+    let expected = [
+        "checkpoint",
+        "index",
+        "leader-epoch-checkpoint",
+        "log",
+        "metadata",
+        "state",
+        "timeindex",
+        "wal",
+    ];
+    for kind in expected {
+        assert!(kinds.contains(kind), "no {kind} in {kinds:?}");
+    }
+    assert!(text.contains("append"), "the journal's entries: {text}");
+}
