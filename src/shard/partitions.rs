@@ -279,7 +279,7 @@ pub(crate) fn log_context(
     let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     LogContext::new(crate::log::context::ContextLimits {
         tail_bytes: bytes(pools.tail_bytes),
-        open_files: bytes(descriptors / shards).max(32),
+        open_files: bytes(descriptors / u64::from(shard.shard_count.max(1))).max(32),
         index_bytes: bytes(pools.disk_bytes / 4),
         preallocation_bytes: preallocation_share(free_disk_bytes, shard.shard_count),
         destage_bytes: bytes(shard.settings.destage_bytes),
