@@ -349,6 +349,7 @@ impl Shared {
                 settings,
                 shard_count,
                 offline: recovered.offline,
+                set_aside: recovered.set_aside,
             }),
             image: Arc::new(recovered.image),
             addresses: listeners.iter().map(PortClaim::local_addr).collect(),

@@ -33,6 +33,10 @@ const MAY_BE_ZERO: &[(&str, &str)] = &[
     ("corelog_disk_full", "only on a full disk"),
     ("corelog_offline_partitions", "only after damage"),
     (
+        "corelog_deleted_waiting_bytes",
+        "what was deleted is gone within a moment",
+    ),
+    (
         "corelog_in_flight_requests",
         "whoever scrapes sees a moment between requests",
     ),

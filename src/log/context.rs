@@ -15,6 +15,8 @@ use super::checkpoint::align_down;
 use super::error::Error;
 use super::lru::Lru;
 use super::offset_index::OffsetIndex;
+use super::pins::{Pin, Pins};
+use super::reclaim::Reclaim;
 use super::tail::TailBudget;
 use super::time_index::TimeIndex;
 use crate::model::offset::Offset;
@@ -39,6 +41,8 @@ pub struct ContextLimits {
     pub preallocation_bytes: u64,
     /// Bytes of one destaging write; a multiple of 4096.
     pub destage_bytes: usize,
+    /// Bytes of a deleted file that are given back at a time; a power of two.
+    pub reclaim_bytes: u64,
 }
 
 impl Default for ContextLimits {
@@ -49,6 +53,7 @@ impl Default for ContextLimits {
             index_bytes: 16 << 20,
             preallocation_bytes: 256 << 20,
             destage_bytes: 1 << 20,
+            reclaim_bytes: 16 << 20,
         }
     }
 }
@@ -78,6 +83,7 @@ pub struct LogContext {
     preallocated_bytes: Cell<u64>,
     preallocation_limit: Cell<u64>,
     next_log: Cell<LogNumber>,
+    reclaim: Reclaim,
 }
 
 impl LogContext {
@@ -91,6 +97,7 @@ impl LogContext {
             preallocated_bytes: Cell::new(0),
             preallocation_limit: Cell::new(limits.preallocation_bytes),
             next_log: Cell::new(0),
+            reclaim: Reclaim::new(limits.reclaim_bytes),
         })
     }
 
@@ -102,6 +109,11 @@ impl LogContext {
     /// Memory of the tails: appends wait for its room.
     pub const fn tail_budget(&self) -> &Rc<TailBudget> {
         &self.tail_budget
+    }
+
+    /// Deleted files, whose space is given back in steps.
+    pub const fn reclaim(&self) -> &Reclaim {
+        &self.reclaim
     }
 
     /// Segment files that are open because of the cache.
@@ -147,13 +159,14 @@ impl LogContext {
         Ok(file)
     }
 
-    /// The sealed segment at `path`, for reads through the page cache.
+    /// The sealed segment at `path`, for reads through the page cache; `pin` is one of it.
     ///
     /// Cancel: safe.
     pub(super) async fn open_shared(
         &self,
         key: SegmentKey,
         path: &Path,
+        (pins, pin): (&Pins, Pin),
     ) -> Result<SharedFile, Error> {
         let cached = self.files.borrow_mut().get(key);
         match cached {
@@ -161,7 +174,10 @@ impl LogContext {
             Some(Handle::Direct(_)) => self.close(key).await?,
             None => {}
         }
-        let file = SharedFile::open(path).await?;
+        let file = SharedFile::open_pinned(path, pin).await?;
+        if !pins.has(key.1) {
+            return Ok(file); // released meanwhile: nobody would take it out of the cache again
+        }
         let gone = self
             .files
             .borrow_mut()

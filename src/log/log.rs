@@ -26,6 +26,7 @@ use super::error::Error;
 use super::file_names::{FileKind, file_name};
 use super::indexer::{Indexer, MaxTimestamp};
 use super::leader_epochs::LeaderEpochs;
+use super::pins::{Pin, Pins};
 use super::producer_state::{ProducerError, ProducerStates, Verdict};
 use super::segments::{SealedSegment, Segments};
 use super::settings::{LogSettings, SEGMENT_BYTES_MAX};
@@ -268,6 +269,7 @@ pub struct Log {
     settings: Cell<LogSettings>,
     pub(super) state: RefCell<State>,
     pub(super) tail: Rc<RefCell<Tail>>,
+    pub(super) pins: Pins,
     /// Held by whoever changes the log's files.
     pub(super) io: Semaphore,
     /// What destaging has written since the last flush.
@@ -313,6 +315,7 @@ impl Log {
             settings: Cell::new(settings),
             state: RefCell::new(state),
             tail: Tail::new(Rc::clone(context.tail_budget())),
+            pins: Pins::default(),
             io: Semaphore::new(1),
             unflushed: Cell::new(Unflushed::Nothing),
             failed: RefCell::new(None),
@@ -622,6 +625,20 @@ impl Log {
     /// Bytes in memory that are in no segment.
     pub fn undestaged_bytes(&self) -> u64 {
         self.tail.borrow().undestaged_bytes()
+    }
+
+    /// Keeps the bytes of a segment for whoever is about to look up its file.
+    pub(super) fn pin(&self, base: Offset) -> Result<Pin, Error> {
+        if let Some(pin) = self.pins.take(base) {
+            return Ok(pin);
+        }
+        self.check_failed()?; // of a deleted log nothing is read
+        let offsets = self.offsets();
+        Err(Error::OffsetOutOfRange {
+            requested: base,
+            log_start: offsets.log_start,
+            log_end: offsets.log_end,
+        })
     }
 
     pub(super) fn key(&self, base: Offset) -> SegmentKey {

@@ -1,7 +1,8 @@
 //! The front of a log: retention, `DeleteRecords`, and the unlinking of what lies below.
 //!
-//! Runs on: the home shard; unlinking happens off it.        Owner: `Log`.
-//! Promises: the new log start is durable in the journal before a file is touched.
+//! Runs on: the home shard; renaming and unlinking happen off it.        Owner: `Log`.
+//! Promises: the new log start is durable in the journal before a file is touched; a segment has
+//! another name, durably, before its space is given back (`reclaim`).
 //!
 //! In this order: `retention_start` (or a client) names an offset, `log_start_entry` goes to the
 //! journal, once it is durable `advance_log_start`, then `delete_retired`. A crash after the entry
@@ -10,6 +11,7 @@
 use super::error::Error;
 use super::file_names::{DELETED_SUFFIX, FileKind};
 use super::log::Log;
+use super::reclaim::{Waste, WasteKind};
 use super::retention::{self, SegmentFacts};
 use super::segments::SealedSegment;
 use crate::journal::entry::{Entry, EntryKind, Payload};
@@ -125,38 +127,66 @@ impl Log {
         !self.state.borrow().retired.is_empty()
     }
 
-    /// Unlinks the segments below the log start. Readers that have them open go on.
+    /// Gives the segments below the log start names that say so, and hands them over to be given
+    /// back to the file system. Readers that have them open go on. Returns their bytes.
     ///
     /// Cancel: safe; what is left is removed at the next start.
     pub async fn delete_retired(&self) -> Result<u64, Error> {
-        let _files = self.io.acquire(1).await;
-        let mut deleted_bytes = 0;
+        let files = self.io.acquire(1).await;
+        let mut deleted = Vec::new();
+        let result = self.set_retired_aside(&mut deleted).await;
+        drop(files);
+        let step_bytes = self.context.reclaim().step_bytes();
+        if deleted.iter().any(|waste| waste.size_bytes > step_bytes) {
+            // a segment that was cut must not come back under its old name
+            fs::sync_dir(&self.dir).await?;
+        }
+        let deleted_bytes = deleted.iter().map(|waste| waste.size_bytes).sum();
+        for waste in deleted {
+            self.context.reclaim().put(waste);
+        }
+        result.map(|()| deleted_bytes)
+    }
+
+    async fn set_retired_aside(&self, deleted: &mut Vec<Waste>) -> Result<(), Error> {
         loop {
             let retired = self.state.borrow().retired.first().copied();
             let Some(segment) = retired else {
-                return Ok(deleted_bytes);
+                return Ok(());
             };
-            self.delete_segment(&segment).await?;
+            deleted.extend(self.delete_segment(&segment).await?);
             self.state.borrow_mut().retired.remove(0);
             metrics::local().increment(Counter::SegmentsDeleted);
-            deleted_bytes += segment.size_bytes;
         }
     }
 
-    pub(super) async fn delete_segment(&self, segment: &SealedSegment) -> Result<(), Error> {
-        let key = self.key(segment.base_offset);
-        self.context.close(key).await?;
-        self.context.forget_indexes(key);
-        for kind in FileKind::ALL {
-            let path = self.path(segment.base_offset, kind);
-            if !fs::exists(&path).await? {
-                continue;
+    /// Removes all of a segment but its batches; what is left to be given back.
+    async fn delete_segment(&self, segment: &SealedSegment) -> Result<Option<Waste>, Error> {
+        let base = segment.base_offset;
+        let users = self.pins.release(base);
+        self.context.close(self.key(base)).await?;
+        self.context.forget_indexes(self.key(base));
+        for kind in FileKind::ALL
+            .into_iter()
+            .filter(|kind| *kind != FileKind::Log)
+        {
+            let path = self.path(base, kind);
+            if fs::exists(&path).await? {
+                fs::remove_file(&path).await?;
             }
-            let mut deleted = path.clone().into_os_string();
-            deleted.push(DELETED_SUFFIX);
-            fs::rename(&path, &deleted).await?;
-            fs::remove_file(&deleted).await?;
         }
-        Ok(())
+        let path = self.path(base, FileKind::Log);
+        if !fs::exists(&path).await? {
+            return Ok(None);
+        }
+        let mut deleted = path.clone().into_os_string();
+        deleted.push(DELETED_SUFFIX);
+        fs::rename(&path, &deleted).await?;
+        Ok(Some(Waste {
+            path: deleted.into(),
+            kind: WasteKind::File,
+            size_bytes: segment.size_bytes,
+            users,
+        }))
     }
 }

@@ -578,12 +578,6 @@ fn the_log_start_advances_and_whole_segments_are_unlinked() {
                 .await
                 .contains(&file_name(Offset::ZERO, FileKind::Log))
         );
-        assert!(
-            !names()
-                .await
-                .iter()
-                .any(|name| has_extension(name, "deleted"))
-        );
         let error = log
             .read(Offset::new(404), 100, Offset::MAX, true)
             .await

@@ -45,12 +45,16 @@ mod model_tests;
 pub mod offset_index;
 pub mod open;
 pub mod partition_metadata;
+pub mod pins;
 #[cfg(test)]
 mod preallocation_tests;
 pub mod producer_snapshot;
 pub mod producer_state;
 pub mod read;
 mod readable;
+pub mod reclaim;
+#[cfg(test)]
+mod reclaim_tests;
 pub mod recovery;
 mod replay;
 pub mod retention;

@@ -24,6 +24,7 @@ use crate::log::context::{ContextLimits, LogContext};
 use crate::log::destage::{CARRY_BYTES_MAX, DestageAction, DestageFacts, Pressure, choose};
 use crate::log::log::{Log, NewBatch};
 use crate::log::producer_state::Verdict;
+use crate::log::reclaim::Idle;
 use crate::log::recovery::{Recovery, RecoveryLimits};
 use crate::model::batch_builder::BatchBuilder;
 use crate::model::ids::{
@@ -62,6 +63,7 @@ fn settings() -> LogSettings {
 
 fn limits() -> ContextLimits {
     ContextLimits {
+        reclaim_bytes: 4096,
         tail_bytes: 48 << 10,
         open_files: 2,
         index_bytes: 1 << 10,
@@ -259,6 +261,10 @@ async fn destage(shard: Rc<Shard>) {
     }
 }
 
+async fn reclaim(shard: Rc<Shard>) {
+    shard.context.reclaim().run(&Idle).await;
+}
+
 async fn checkpoint(shard: &Shard) {
     let _only_one = shard.checkpointing.acquire(1).await;
     let pending = shard.pending.borrow().first().copied();
@@ -359,6 +365,7 @@ async fn start(world: &Shared, shard_count: usize, salt: usize) -> Vec<Rc<Shard>
         )
         .detach();
         spawn(Lane::Background, "destage", destage(shard.clone())).detach();
+        spawn(Lane::Background, "reclaim", reclaim(shard.clone())).detach();
         shards.push(shard);
     }
     shards
@@ -382,10 +389,7 @@ async fn verify(world: &Shared, partition: usize, log: &Log) {
     let mut total = 0;
     for entry in fs::read_dir(dir(partition)).await.expect("lists") {
         let name = entry.name.to_string_lossy().into_owned();
-        assert!(
-            !has_extension(&name, "tmp") && !has_extension(&name, "deleted"),
-            "{name}"
-        );
+        assert!(!has_extension(&name, "tmp"), "{name}");
         total += if has_extension(&name, "log") {
             entry.len
         } else {
@@ -722,9 +726,19 @@ fn run_seed(seed: u64, totals: &mut (usize, usize, usize, usize)) {
             disk.crash_after(u64::MAX / 2);
         }
     }
-    // whatever happened, the last start finds everything
+    // whatever happened, the last start finds everything, and leaves nothing that was deleted
     disk.crash(CrashMode::Lose);
-    Sim::with_disk(seed * 100 + 99, disk).run(async { drop(start(&world, 1, 0).await) });
+    Sim::with_disk(seed * 100 + 99, disk).run(async {
+        let shards = start(&world, 1, 0).await;
+        while shards[0].context.reclaim().waiting_count() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        for partition in 0..PARTITIONS {
+            let found = fs::read_dir(dir(partition)).await.unwrap_or_default();
+            let mut names = found.iter().map(|entry| entry.name.to_string_lossy());
+            assert!(!names.any(|name| has_extension(&name, "deleted")));
+        }
+    });
     let world = world.borrow();
     totals.0 += world.appended;
     totals.1 += world.duplicates;

@@ -23,8 +23,10 @@ use super::leader_epochs::{self, LeaderEpochs};
 use super::log::{Log, OpenSegment, include_producer};
 use super::offset_index::OffsetIndex;
 use super::partition_metadata;
+use super::pins::Users;
 use super::producer_snapshot;
 use super::producer_state::ProducerStates;
+use super::reclaim::{Waste, WasteKind};
 use super::scan::{CHUNK_BYTES_LARGE, Scan, SegmentFile};
 use super::segments::{SealedSegment, Segments};
 use super::settings::LogSettings;
@@ -41,8 +43,8 @@ pub(super) struct Listing {
     pub(super) logs: BTreeMap<Offset, u64>,
     /// Offsets of producer snapshots.
     pub(super) snapshots: BTreeSet<Offset>,
-    /// Names that an interrupted deletion or replacement left behind.
-    leftovers: Vec<String>,
+    /// Names and lengths of what an interrupted deletion or replacement left behind.
+    leftovers: Vec<(String, u64)>,
     /// Content of `partition.metadata` and of `partition.state`.
     metadata: Option<Vec<u8>>,
     state: Option<Vec<u8>>,
@@ -71,7 +73,7 @@ impl Listing {
                 Some((base, FileKind::Log)) => drop(listing.logs.insert(base, entry.len)),
                 Some((offset, FileKind::Snapshot)) => drop(listing.snapshots.insert(offset)),
                 None if name.ends_with(DELETED_SUFFIX) || name.ends_with(TEMPORARY_SUFFIX) => {
-                    listing.leftovers.push(name.to_owned());
+                    listing.leftovers.push((name.to_owned(), entry.len));
                 }
                 Some(_) | None => {}
             }
@@ -156,9 +158,19 @@ impl Log {
     ) -> Result<Rc<Self>, Error> {
         let dir = dir.into();
         let listing = Listing::read(&dir).await?;
+        let mut leftovers = Vec::new();
         check_topic(&dir, &listing, topic_partition.topic).await?;
-        for name in &listing.leftovers {
-            fs::remove_file(dir.join(name)).await?;
+        for (name, len) in &listing.leftovers {
+            if name.ends_with(TEMPORARY_SUFFIX) {
+                fs::remove_file(dir.join(name)).await?;
+            } else {
+                leftovers.push(Waste {
+                    path: dir.join(name),
+                    kind: WasteKind::File,
+                    size_bytes: *len,
+                    users: Users::default(),
+                });
+            }
         }
         let state = listing.state(&dir)?;
         let last = listing.logs.last_key_value();
@@ -183,6 +195,9 @@ impl Log {
             (sealed, open, found),
         );
         log.state.borrow_mut().retired = retired;
+        for waste in leftovers {
+            context.reclaim().put(waste);
+        }
         Ok(log)
     }
 
@@ -221,12 +236,13 @@ impl Log {
 
     /// The oldest open segment's file, for reading.
     pub(super) async fn open_segment_file(&self, base: Offset) -> Result<SegmentFile, Error> {
+        let pin = self.pin(base)?;
         let path = self.path(base, FileKind::Log);
         let file = self
             .context
             .open_direct(self.key(base), &path, false)
             .await?;
-        Ok(SegmentFile::Direct(file))
+        Ok(SegmentFile::Direct(file, pin))
     }
 
     /// Brings the indexes of the oldest open segment into memory, as far as its batches are in the

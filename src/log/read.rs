@@ -6,7 +6,7 @@
 //! its size (KIP-74); nothing at or above the bound is in the plan; every part ends at a batch
 //! boundary.
 //! Invariants: [plan-pinned] a plan holds its memory and its descriptors: retention and eviction
-//! cannot take away what was promised. No disk read runs on the shard's thread.
+//! cannot take away what was promised: [reader-pinned]. No disk read runs on the shard's thread.
 
 use std::rc::Rc;
 
@@ -317,9 +317,10 @@ impl Log {
     ) -> Result<(SharedFile, Rc<SegmentIndexes>), Error> {
         let base = segment.base_offset;
         let key = self.key(base);
+        let pin = self.pin(base)?;
         let file = self
             .context
-            .open_shared(key, &self.path(base, FileKind::Log))
+            .open_shared(key, &self.path(base, FileKind::Log), (&self.pins, pin))
             .await?;
         if let Some(indexes) = self.context.cached_indexes(key) {
             return Ok((file, indexes));

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::checkpoint::{align_down, align_up};
 use super::error::{Damage, Error};
+use super::pins::Pin;
 use crate::model::limits::BATCH_HEADER_BYTES;
 use crate::model::offset::FilePosition;
 use crate::model::record_batch::{BatchError, BatchHeader, check_crc};
@@ -23,8 +24,8 @@ pub const CHUNK_BYTES_LARGE: usize = 512 << 10;
 /// A segment file, open one way or the other.
 #[derive(Clone, Debug)]
 pub enum SegmentFile {
-    /// An open segment.
-    Direct(File),
+    /// An open segment, pinned.
+    Direct(File, Pin),
     /// A sealed segment.
     Shared(SharedFile),
 }
@@ -33,7 +34,7 @@ impl SegmentFile {
     /// Where it is.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Direct(file) => file.path(),
+            Self::Direct(file, _) => file.path(),
             Self::Shared(file) => file.path(),
         }
     }
@@ -44,7 +45,7 @@ impl SegmentFile {
     pub async fn read(&self, position: FilePosition, len: usize) -> Result<Bytes, Error> {
         match self {
             Self::Shared(file) => Ok(file.read_at(position, len).await?),
-            Self::Direct(file) => {
+            Self::Direct(file, _) => {
                 let start = align_down(position);
                 let skip = usize::try_from(position - start).unwrap_or(0);
                 let end = align_up(position + u64::try_from(len).unwrap_or(0));

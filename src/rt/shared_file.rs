@@ -26,6 +26,8 @@ pub struct SharedFile {
 struct Inner {
     path: Box<Path>,
     handle: Handle,
+    /// Dropped with the last clone.
+    _pin: Arc<()>,
 }
 
 enum Handle {
@@ -46,6 +48,13 @@ impl SharedFile {
     ///
     /// Cancel: safe.
     pub async fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::open_pinned(path, Arc::default()).await
+    }
+
+    /// As [`open`](Self::open); `pin` is held until the last clone is dropped.
+    ///
+    /// Cancel: safe.
+    pub async fn open_pinned(path: impl AsRef<Path>, pin: Arc<()>) -> io::Result<Self> {
         let path: Box<Path> = Box::from(path.as_ref());
         let handle = match runtime::current() {
             Runtime::Uring(_) => {
@@ -64,7 +73,11 @@ impl SharedFile {
         };
         let handle = handle.map_err(|error| named(&error, "open", &path))?;
         Ok(Self {
-            inner: Arc::new(Inner { path, handle }),
+            inner: Arc::new(Inner {
+                path,
+                handle,
+                _pin: pin,
+            }),
         })
     }
 

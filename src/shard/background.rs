@@ -1,4 +1,5 @@
-//! What a shard does beside serving: destaging, checkpoints, retention, expiry of producers.
+//! What a shard does beside serving: destaging, checkpoints, retention and the giving back of its
+//! space, expiry of producers.
 //!
 //! Runs on: its shard; the destager in `Lane::Commit`, because at full load its part of the core is
 //! what appends wait for, the rest in `Lane::Background`.      Owner: `Shard`.
@@ -15,8 +16,11 @@ use futures_util::StreamExt as _;
 
 use crate::journal::checkpoint::PartitionCheckpoint;
 use crate::journal::journal::{Owner, Position};
+use crate::log::delete;
 use crate::log::destage::{self, CARRY_BYTES_MAX, DestageAction, DestageFacts, Pressure};
 use crate::log::error::Error as LogError;
+use crate::log::reclaim::Load;
+use crate::model::ids::ShardId;
 use crate::partition::error::Error;
 use crate::partition::partition::Partition;
 use crate::rt;
@@ -321,6 +325,28 @@ async fn limit_preallocation(shard: &Shard) {
             shard.logs.limit_preallocation(share);
         }
         Err(error) => tracing::warn!(%error, "the free disk is not known"),
+    }
+}
+
+/// Gives the space of what was deleted back, until the task is cancelled. The first shard begins with
+/// what the last run left.
+pub(crate) async fn reclaim(shard: Rc<Shard>) {
+    let reclaim = shard.logs.reclaim();
+    if shard.id() == ShardId(0) {
+        for path in shard.set_aside() {
+            reclaim.put(delete::leftover(path.clone()));
+        }
+    }
+    reclaim.run(shard.as_ref()).await;
+}
+
+impl Load for Shard {
+    fn appended_bytes(&self) -> u64 {
+        self.metrics.counter(Counter::DestagedBytes)
+    }
+
+    fn is_disk_full(&self) -> bool {
+        self.storage.is_full()
     }
 }
 

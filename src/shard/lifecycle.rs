@@ -119,6 +119,11 @@ impl Shard {
         ));
         others.push(rt::spawn(
             Lane::Background,
+            "reclaim",
+            background::reclaim(self.clone()),
+        ));
+        others.push(rt::spawn(
+            Lane::Background,
             "observe",
             observe::run(self.clone()),
         ));

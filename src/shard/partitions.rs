@@ -21,11 +21,12 @@ use crate::log::context::LogContext;
 use crate::log::delete;
 use crate::log::error as log;
 use crate::log::log::Log;
+use crate::log::reclaim::Waste;
 use crate::log::settings::LogSettings;
 use crate::model::ids::{LeaderEpoch, TopicId, TopicPartition};
 use crate::partition::error::Error;
 use crate::partition::partition::Partition;
-use crate::rt::{self, Lane, machine};
+use crate::rt::{self, machine};
 use crate::shard::recovery;
 use crate::shard::shard::Shard;
 
@@ -205,7 +206,7 @@ impl Shard {
     }
 
     /// Deleted partitions: nothing is accepted, waiters are told, the directory is renamed so that
-    /// a topic of the same name can have it, and unlinked in the background.
+    /// a topic of the same name can have it, and given back in the background.
     async fn drop_partitions(self: &Rc<Self>, before: &Image, image: &Image) {
         let gone: Vec<Rc<Partition>> = self
             .partitions
@@ -222,7 +223,7 @@ impl Shard {
                 .borrow_mut()
                 .remove(&partition.id().topic);
             partition.set_gone();
-            unlink(partition.log().set_aside().await);
+            self.reclaim(partition.log().set_aside().await);
         }
     }
 
@@ -235,24 +236,17 @@ impl Shard {
         for id in gone {
             offline.borrow_mut().remove(&id);
             if let Some(topic) = before.topic_by_id(id.topic) {
-                unlink(delete::set_aside(&self.partition_dir(topic, id)).await);
+                self.reclaim(delete::set_aside(&self.partition_dir(topic, id)).await);
             }
         }
     }
-}
 
-/// Unlinks a renamed directory in the background.
-fn unlink(renamed: Result<PathBuf, log::Error>) {
-    match renamed {
-        Ok(renamed) => {
-            rt::spawn(Lane::Background, "unlink-partition", async move {
-                if let Err(error) = rt::fs::remove_dir_all(&renamed).await {
-                    tracing::warn!(%error, "unlinked at the next start");
-                }
-            })
-            .detach();
+    /// Lets a renamed directory go in the background.
+    fn reclaim(&self, renamed: Result<Waste, log::Error>) {
+        match renamed {
+            Ok(waste) => self.logs.reclaim().put(waste),
+            Err(error) => tracing::warn!(%error, "a deleted partition keeps its directory"),
         }
-        Err(error) => tracing::warn!(%error, "a deleted partition keeps its directory"),
     }
 }
 
@@ -283,6 +277,7 @@ pub(crate) fn log_context(
         index_bytes: bytes(pools.disk_bytes / 4),
         preallocation_bytes: preallocation_share(free_disk_bytes, shard.shard_count),
         destage_bytes: bytes(shard.settings.destage_bytes),
+        ..Default::default()
     })
 }
 

@@ -25,7 +25,7 @@ use crate::config::{BrokerConfig, TopicConfig, TopicOverrides};
 use crate::journal::block::{RingId, RunId};
 use crate::journal::checkpoint_file::Retired;
 use crate::journal::replay::{Replay, ReplayError};
-use crate::log::delete::SET_ASIDE_SUFFIX;
+use crate::log::delete::{self, SET_ASIDE_SUFFIX};
 use crate::log::error::{self as log, Damage};
 use crate::log::partition_metadata;
 use crate::log::recovery::{Recovery, RecoveryLimits};
@@ -54,6 +54,8 @@ pub struct Recovered {
     pub journals: Vec<Retired>,
     /// Partitions that must not be opened, and why.
     pub offline: BTreeMap<TopicPartition, log::Error>,
+    /// Directories of deleted partitions, whose space is still to be given back.
+    pub set_aside: Vec<PathBuf>,
 }
 
 /// Why the directory could not be brought to rest; nothing acknowledged is lost by it.
@@ -117,7 +119,7 @@ pub async fn run(
     }
     rt::fs::create_dir_all(data_dir.join(TOPICS_DIR)).await?;
     let (mut metadata, image) = MetadataLog::open(&data_dir.join(METADATA_DIR)).await?;
-    let image = tidy_topics(data_dir, &mut metadata, image).await?;
+    let (image, set_aside) = tidy_topics(data_dir, &mut metadata, image).await?;
     let counts = (identity.shard_count, shard_count);
     let (journals, offline) = replay(config, settings, &image, counts).await?;
     let image = clear_tombstones(&mut metadata, image).await?;
@@ -130,6 +132,7 @@ pub async fn run(
         image,
         journals,
         offline,
+        set_aside,
     })
 }
 
@@ -172,14 +175,16 @@ struct Found {
     id: Option<TopicId>,
 }
 
-/// Removes what deleted topics left behind, and adopts partitions that were copied here from a
+/// Finds what deleted topics left behind, under names that no topic can have, and adopts partitions that were copied here from a
 /// Kafka data directory.
 async fn tidy_topics(
     data_dir: &Path,
     metadata: &mut MetadataLog,
     image: Image,
-) -> Result<Image, Error> {
+) -> Result<(Image, Vec<PathBuf>), Error> {
     let root = data_dir.join(TOPICS_DIR);
+    let mut set_aside = Vec::new();
+    let mut is_renamed = false;
     let mut found: Vec<(PathBuf, String, i32)> = Vec::new();
     for entry in rt::fs::read_dir(&root)
         .await?
@@ -191,7 +196,7 @@ async fn tidy_topics(
             continue;
         };
         if name.ends_with(SET_ASIDE_SUFFIX) {
-            rt::fs::remove_dir_all(&path).await?;
+            set_aside.push(path);
             continue;
         }
         let Some((topic, partition)) = split_name(name) else {
@@ -208,7 +213,8 @@ async fn tidy_topics(
     for ((path, topic, partition), text) in found.into_iter().zip(texts) {
         let id = text.and_then(|text| topic_id(&text));
         if id.is_some_and(|id| image.is_tombstoned(id)) {
-            rt::fs::remove_dir_all(&path).await?;
+            set_aside.push(delete::set_aside(&path).await?.path);
+            is_renamed = true;
             continue;
         }
         let is_known = image.topic(&topic).is_some_and(|known| {
@@ -223,7 +229,10 @@ async fn tidy_topics(
             });
         }
     }
-    adopt(metadata, image, foreign).await
+    if is_renamed {
+        rt::fs::sync_dir(&root).await?; // before the tombstone goes
+    }
+    Ok((adopt(metadata, image, foreign).await?, set_aside))
 }
 
 /// `orders-7` is partition 7 of `orders`.

@@ -66,6 +66,8 @@ pub struct Process {
     pub shard_count: u16,
     /// Partitions that the start-up found damaged, and how.
     pub offline: BTreeMap<TopicPartition, log::Error>,
+    /// Directories of deleted partitions that the start-up found.
+    pub set_aside: Vec<PathBuf>,
 }
 
 /// One core's part of the broker.
@@ -193,6 +195,11 @@ impl Shard {
     /// Why the start-up left a partition offline, if it did.
     pub(crate) fn recovered_offline(&self, id: TopicPartition) -> Option<&log::Error> {
         self.process.offline.get(&id)
+    }
+
+    /// Directories of deleted partitions that the start-up found.
+    pub(crate) fn set_aside(&self) -> &[PathBuf] {
+        &self.process.set_aside
     }
 
     pub(crate) fn home(&self, partition: TopicPartition) -> ShardId {

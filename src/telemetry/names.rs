@@ -84,6 +84,8 @@ metrics! {
         JournalWritesInFlightMax, "journal_writes_in_flight_max",
             "Most journal writes at a time since the start";
         OpenFiles, "open_segment_files", "Open segment and index files";
+        DeletedWaitingBytes, "deleted_waiting_bytes",
+            "Bytes of deleted segments that are not given back to the file system yet";
         DiskFull, "disk_full", "1 while appends are refused because the disk is full";
         OfflinePartitions, "offline_partitions", "Partitions offline after an error";
         LoopLongestMicros, "loop_longest_hold_microseconds",
