@@ -255,9 +255,11 @@ impl Log {
             (segment.is_created, segment.allocated_end)
         };
         if !is_created {
-            fs::sync_dir(&self.dir).await?;
-            if let Some(parent) = self.dir.parent() {
-                fs::sync_dir(parent).await?;
+            if !self.is_closing.get() {
+                fs::sync_dir(&self.dir).await?;
+                if let Some(parent) = self.dir.parent() {
+                    fs::sync_dir(parent).await?;
+                }
             }
             self.state.borrow_mut().oldest_open_mut().is_created = true;
         }
@@ -500,6 +502,7 @@ impl Log {
     ///
     /// Cancel: not safe; what is missing then, recovery brings.
     pub async fn close_unflushed(&self) -> Result<Option<PathBuf>, Error> {
+        self.is_closing.set(true);
         self.destage().await?;
         let _files = self.io.acquire(1).await;
         self.check_failed()?;

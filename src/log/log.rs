@@ -274,6 +274,8 @@ pub struct Log {
     pub(super) io: Semaphore,
     /// What destaging has written since the last flush.
     pub(super) unflushed: Cell<Unflushed>,
+    /// The log is being closed: what is written is flushed at the end, with its directory.
+    pub(super) is_closing: Cell<bool>,
     failed: RefCell<Option<Arc<Error>>>,
 }
 
@@ -318,6 +320,7 @@ impl Log {
             pins: Pins::default(),
             io: Semaphore::new(1),
             unflushed: Cell::new(Unflushed::Nothing),
+            is_closing: Cell::new(false),
             failed: RefCell::new(None),
         })
     }

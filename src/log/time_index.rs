@@ -187,7 +187,8 @@ mod tests {
     proptest! {
         #[test]
         fn search_agrees_with_a_linear_one(
-            mut times in proptest::collection::btree_set(0..1000_i64, 0..40),
+            // (0, 0) is what reserved space looks like: such an entry is not kept
+            mut times in proptest::collection::btree_set(1..1000_i64, 0..40),
             probe in 0..1001_i64,
         ) {
             let mut index = TimeIndex::default();
