@@ -2,7 +2,8 @@
 //!
 //! Runs on: the shard's main task.
 //! Promises: when `start` returns, calls of other shards are served; after `stop` the partitions at
-//! home here are plain Kafka directories and the journal says that it holds nothing.
+//! home here are plain Kafka directories and the journal says that it holds nothing; or, when that
+//! took too long, the journal has what is missing.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -35,6 +36,8 @@ const MESSAGE_DIVISOR: u64 = 8;
 const GROUPS_CLOSE_TIME: Duration = Duration::from_secs(2);
 /// Partitions whose files are closed at a time at a stop.
 const CLOSED_AT_A_TIME: usize = 32;
+/// So long a stop closes partitions: it ends within 10 s, however many there are.
+const CLOSE_TIME: Duration = Duration::from_secs(3);
 /// How often a stopping shard looks whether everything is answered.
 const QUIET_POLL: Duration = Duration::from_millis(5);
 
@@ -151,18 +154,28 @@ impl Shard {
         }
         self.journal.close().await?;
         running.completer.await; // it has told the partitions all that is durable
-        self.close_logs().await?;
-        self.journal.write_stopped(Vec::new()).await?;
+        if self.close_logs().await? {
+            self.journal.write_stopped(Vec::new()).await?;
+        }
         Ok(())
     }
 
     /// Leaves plain Kafka directories, durably: all files, one flush, all states under their names,
-    /// one flush. Killed anywhere in between, the next start has the journal.
-    async fn close_logs(&self) -> Result<(), Error> {
-        let closing = self.partitions.all().into_iter().map(close_log);
-        let mut closing = stream::iter(closing).buffer_unordered(CLOSED_AT_A_TIME);
+    /// one flush. Whether that was done for all; killed anywhere in between, and for those that
+    /// could not be closed in `CLOSE_TIME`, the next start has the journal.
+    async fn close_logs(&self) -> Result<bool, Error> {
+        let deadline = rt::now() + CLOSE_TIME;
+        let partitions = self.partitions.all();
+        let mut left = partitions.len();
+        let mut closing =
+            stream::iter(partitions.into_iter().map(close_log)).buffer_unordered(CLOSED_AT_A_TIME);
         let mut states = Vec::new();
-        while let Some((id, closed)) = closing.next().await {
+        loop {
+            let time_left = deadline.saturating_since(rt::now());
+            let Some(Some((id, closed))) = rt::timeout(time_left, closing.next()).await else {
+                break;
+            };
+            left -= 1;
             match closed {
                 Ok(state) => states.extend(state),
                 Err(error) => {
@@ -171,7 +184,11 @@ impl Shard {
                     return Err(error.into());
                 }
             }
+            if time_left.is_zero() {
+                break;
+            }
         }
+        drop(closing);
         self.sync_data_dir().await?;
         let renaming = states.into_iter().map(|temporary| async move {
             let path = temporary.with_file_name(checkpoint::FILE_NAME);
@@ -181,7 +198,15 @@ impl Shard {
         while let Some(renamed) = renaming.next().await {
             renamed.map_err(Error::Sync)?;
         }
-        self.sync_data_dir().await
+        self.sync_data_dir().await?;
+        if left > 0 {
+            tracing::info!(
+                partitions = left,
+                "not closed in {} s: the next start recovers them from the journal",
+                CLOSE_TIME.as_secs()
+            );
+        }
+        Ok(left == 0)
     }
 
     async fn sync_data_dir(&self) -> Result<(), Error> {
