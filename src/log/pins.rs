@@ -1,8 +1,8 @@
 //! Who uses the file of a segment: nothing is cut off a file that somebody may still read.
 //!
 //! Runs on: the home shard; a pin may be dropped on any.        Owner: `Log`.
-//! Promises: a pin is taken before the file is looked up, so whoever could have found the file holds
-//! one; once a segment or the whole log is released, nobody gets a pin of it any more.
+//! Promises: a pin is taken before the file is looked up, so whoever could have found the file
+//! holds one; once a segment or the whole log is released, nobody gets a pin of it any more.
 //! Invariants: [reader-pinned] a descriptor of a segment lives within a pin of it.
 
 use std::cell::{Cell, RefCell};

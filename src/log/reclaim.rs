@@ -1,13 +1,13 @@
 //! Gives the disk space of deleted segments back, a bounded part at a time.
 //!
-//! Runs on: the shard, background lane; cutting and unlinking happen off it.      Owner: `LogContext`.
+//! Runs on: the shard, background lane; cutting and unlinking happen off it.  Owner: `LogContext`.
 //! Promises: what is given back has no name that a log knows, durably, before its first byte goes,
 //! so a crash at any point leaves a leftover and never a short segment; nothing is taken from under
 //! a reader [reader-pinned]. What is not given back when the process ends, the next start finds by
 //! its name.
 //!
-//! A file system that is mounted with `discard` tells the device about all freed blocks. Devices take
-//! seconds over a gigabyte of that, and no flush ends meanwhile, and so no commit. Therefore files
+//! A file system that is mounted with `discard` tells the device about all freed blocks. Devices
+//! take seconds over a gigabyte of that, and no flush ends meanwhile, and so no commit. Therefore files
 //! are cut from their ends, one step, a pause, the next step, and are unlinked when they are short.
 
 use std::cell::{Cell, RefCell};
@@ -260,8 +260,8 @@ impl<'a> Pacer<'a> {
     }
 }
 
-/// Bytes a second that are given back: somewhat more than what is appended, so that little waits for
-/// long, and not much more, so that appends are hardly held up. Pure.
+/// Bytes a second that are given back: somewhat more than what is appended, so that little waits
+/// for long, and not much more, so that appends are hardly held up. Pure.
 fn rate(appended_rate: u64, waiting_bytes: u64) -> u64 {
     (appended_rate + appended_rate / 2)
         .max(waiting_bytes / WAIT_SECONDS)

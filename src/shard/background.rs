@@ -328,8 +328,8 @@ async fn limit_preallocation(shard: &Shard) {
     }
 }
 
-/// Gives the space of what was deleted back, until the task is cancelled. The first shard begins with
-/// what the last run left.
+/// Gives the space of what was deleted back, until the task is cancelled. The first shard begins
+/// with what the last run left.
 pub(crate) async fn reclaim(shard: Rc<Shard>) {
     let reclaim = shard.logs.reclaim();
     if shard.id() == ShardId(0) {

@@ -175,8 +175,8 @@ struct Found {
     id: Option<TopicId>,
 }
 
-/// Finds what deleted topics left behind, under names that no topic can have, and adopts partitions that were copied here from a
-/// Kafka data directory.
+/// Finds what deleted topics left behind, under names that no topic can have, and adopts partitions
+/// that were copied here from a Kafka data directory.
 async fn tidy_topics(
     data_dir: &Path,
     metadata: &mut MetadataLog,
