@@ -7,8 +7,8 @@
 //! its name.
 //!
 //! A file system that is mounted with `discard` tells the device about all freed blocks. Devices
-//! take seconds over a gigabyte of that, and no flush ends meanwhile, and so no commit. Therefore files
-//! are cut from their ends, one step, a pause, the next step, and are unlinked when they are short.
+//! take seconds over a gigabyte of that, and no flush ends meanwhile, and so no commit. Therefore
+//! files are cut from their ends, one step, a pause, the next step, and are unlinked when they are short.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

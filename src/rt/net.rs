@@ -17,6 +17,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use glommio::io::PollableFd;
@@ -46,6 +47,11 @@ const SLICES_MAX: usize = 128;
 /// Bytes that one job on the blocking pool sends of a file.
 const SEND_CHUNK: usize = 1 << 20;
 
+/// How long a start waits for a port that is in use.
+const PORT_WAIT: Duration = Duration::from_secs(2);
+/// How often it looks.
+const PORT_POLL: Duration = Duration::from_millis(20);
+
 /// A port that is ours; shards make their listeners from it.
 #[derive(Debug)]
 pub struct PortClaim {
@@ -56,9 +62,26 @@ pub struct PortClaim {
 impl PortClaim {
     /// Takes the port; port 0 picks a free one. `[::]` also takes IPv4.
     ///
+    /// A port that is in use is tried for a while: that of a killed broker is free only when the
+    /// kernel has taken down its rings, which is after its process has gone.
+    ///
     /// # Errors
-    /// `AddrInUse` when anybody listens there already.
+    /// `AddrInUse` when somebody listens there, still after `PORT_WAIT`.
     pub fn new(addr: SocketAddr) -> io::Result<Self> {
+        let deadline = Instant::now() + PORT_WAIT;
+        loop {
+            match Self::try_new(addr) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(PORT_POLL);
+                }
+                claimed => return claimed,
+            }
+        }
+    }
+
+    pub(super) fn try_new(addr: SocketAddr) -> io::Result<Self> {
         let socket = new_socket(addr)?;
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;

@@ -28,6 +28,19 @@ async fn pair() -> (TcpStream, TcpStream) {
 }
 
 #[test]
+fn a_port_that_is_given_up_a_moment_later_is_waited_for() {
+    let held = PortClaim::new(any()).unwrap();
+    let addr = held.local_addr();
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        drop(held);
+    });
+    assert!(PortClaim::try_new(addr).is_err());
+    assert_eq!(PortClaim::new(addr).unwrap().local_addr(), addr);
+    holder.join().unwrap();
+}
+
+#[test]
 fn a_port_is_claimed_once_and_shared_by_our_own_shards() {
     on_uring(|| async {
         for ip in ["127.0.0.1", "::1", "0.0.0.0", "::"] {
@@ -35,14 +48,14 @@ fn a_port_is_claimed_once_and_shared_by_our_own_shards() {
             let claim = PortClaim::new(addr).unwrap();
             let addr = claim.local_addr();
             assert_ne!(addr.port(), 0);
-            let taken = PortClaim::new(addr).unwrap_err();
+            let taken = PortClaim::try_new(addr).unwrap_err();
             assert_eq!(
                 taken.kind(),
                 io::ErrorKind::AddrInUse,
                 "{addr}: a second broker"
             );
             let second = TcpListener::bind(addr).unwrap();
-            let taken = PortClaim::new(addr).unwrap_err();
+            let taken = PortClaim::try_new(addr).unwrap_err();
             assert_eq!(
                 taken.kind(),
                 io::ErrorKind::AddrInUse,
@@ -51,7 +64,7 @@ fn a_port_is_claimed_once_and_shared_by_our_own_shards() {
             let first = claim.into_listener().unwrap();
             assert_eq!(first.local_addr(), second.local_addr());
             drop(first);
-            let taken = PortClaim::new(addr).unwrap_err();
+            let taken = PortClaim::try_new(addr).unwrap_err();
             assert_eq!(
                 taken.kind(),
                 io::ErrorKind::AddrInUse,
