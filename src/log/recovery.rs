@@ -291,7 +291,7 @@ impl Recovery {
         }
         fs::sync_filesystem(&self.root).await?;
         if !recovered.is_empty() {
-            let flushed = started.elapsed() - written;
+            let flushed = started.elapsed().saturating_sub(written);
             tracing::info!(
                 partitions = recovered.len(),
                 written_ms = written.as_millis(),

@@ -222,10 +222,10 @@ async fn tidy_topics(
         });
         if !is_known {
             foreign.push(Found {
+                path,
                 topic,
                 partition,
                 id,
-                path,
             });
         }
     }
