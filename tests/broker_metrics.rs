@@ -33,6 +33,10 @@ const MAY_BE_ZERO: &[(&str, &str)] = &[
     ("corelog_disk_full", "only on a full disk"),
     ("corelog_offline_partitions", "only after damage"),
     (
+        "corelog_segments_reused_total",
+        "only of segments of 16 MiB and more",
+    ),
+    (
         "corelog_deleted_waiting_bytes",
         "what was deleted is gone within a moment",
     ),

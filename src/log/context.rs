@@ -227,6 +227,21 @@ impl LogContext {
         granted
     }
 
+    /// Takes `bytes` of the preallocation budget for a spare; a quarter of it is left to others.
+    pub(super) fn take_spare_room(&self, bytes: u64) -> bool {
+        let used = self.preallocated_bytes.get() + bytes;
+        let has_room = used <= self.preallocation_limit.get() / 4 * 3;
+        if has_room {
+            self.preallocated_bytes.set(used);
+        }
+        has_room
+    }
+
+    /// Whether more is reserved than may be: the disk has filled up.
+    pub(super) fn is_overdrawn(&self) -> bool {
+        self.preallocated_bytes.get() > self.preallocation_limit.get()
+    }
+
     /// Gives preallocation back: it was written, or released.
     pub(super) fn give_preallocation(&self, bytes: u64) {
         self.preallocated_bytes

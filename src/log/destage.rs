@@ -29,6 +29,7 @@ use super::log::{Log, include_producer};
 use super::offset_index;
 use super::open::write_indexes;
 use super::producer_snapshot;
+use super::reclaim::cut_end;
 use super::segments::SealedSegment;
 use super::tail::Tail;
 use super::time_index;
@@ -245,6 +246,7 @@ impl Log {
     /// The segment's file, made if necessary, with space reserved up to `end`.
     async fn file_for_writing(&self, base: Offset, end: FilePosition) -> Result<File, Error> {
         let path = self.path(base, FileKind::Log);
+        let spare_dir = self.put_spare(&path).await;
         let file = self
             .context
             .open_direct(self.key(base), &path, true)
@@ -261,12 +263,16 @@ impl Log {
                     fs::sync_dir(parent).await?;
                 }
             }
+            if let Some(dir) = spare_dir {
+                fs::sync_dir(&dir).await?; // it has one name from here on
+            }
             self.state.borrow_mut().oldest_open_mut().is_created = true;
         }
         if end > allocated_end {
             self.release_preallocation();
             let wanted = end.clamp(PREALLOCATION_BYTES_MIN, PREALLOCATION_BYTES_MAX);
-            let ahead = self.context.take_preallocation(wanted);
+            let limit = self.settings().segment_bytes.saturating_sub(end); // more would go back
+            let ahead = self.context.take_preallocation(wanted.min(limit));
             let until = align_up(end + ahead);
             let reserved = file.allocate(allocated_end, until - allocated_end).await;
             let mut state = self.state.borrow_mut();
@@ -473,7 +479,8 @@ impl Log {
             .context
             .open_direct(self.key(base), &path, true)
             .await?;
-        file.truncate(size).await?;
+        let end = self.state.borrow().oldest_open().allocated_end;
+        cut_end(&file, end, size, self.context.reclaim().step_bytes()).await?;
         file.fdatasync().await?;
         drop(file);
         self.release_preallocation();

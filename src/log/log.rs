@@ -99,6 +99,8 @@ pub(super) struct OpenSegment {
     pub(super) indexer: Option<Indexer>,
     /// Whether the file has a durable name.
     pub(super) is_created: bool,
+    /// Whether the file may be a spare: nobody has opened or made it yet.
+    pub(super) may_be_spare: bool,
     /// Disk space is reserved up to here.
     pub(super) allocated_end: FilePosition,
     /// What of it was taken from the shard's budget for space ahead of the data.
@@ -117,6 +119,7 @@ impl OpenSegment {
             bytes_since_entry: 0,
             indexer: Some(Indexer::new(base, settings.index_interval_bytes)),
             is_created: false,
+            may_be_spare: true,
             allocated_end: 0,
             preallocated_bytes: 0,
         }
@@ -134,6 +137,7 @@ impl OpenSegment {
             bytes_since_entry: 0,
             indexer: None,
             is_created,
+            may_be_spare: false,
             allocated_end: checkpoint.end_position,
             preallocated_bytes: 0,
         }

@@ -184,7 +184,7 @@ impl Log {
         fs::rename(&path, &deleted).await?;
         Ok(Some(Waste {
             path: deleted.into(),
-            kind: WasteKind::File,
+            kind: WasteKind::Segment,
             size_bytes: segment.size_bytes,
             users,
         }))

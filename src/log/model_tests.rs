@@ -35,6 +35,8 @@ use crate::model::record_batch::{BatchHeader, iter_batches};
 use crate::rt::sim::{CrashMode, Sim, SimDisk};
 use crate::rt::sync::{Notify, Semaphore};
 use crate::rt::{Lane, fs, random_u64, sleep, spawn};
+use crate::telemetry::metrics;
+use crate::telemetry::names::Counter;
 use bytes::{Bytes, BytesMut};
 
 const PARTITIONS: usize = 3;
@@ -53,6 +55,9 @@ fn journal_config() -> JournalConfig {
         idle_block_after: Duration::from_millis(50),
     }
 }
+
+/// Where the blocks of deleted segments wait.
+const SPARES: &str = "/data/spare";
 
 fn settings() -> LogSettings {
     LogSettings {
@@ -262,7 +267,8 @@ async fn destage(shard: Rc<Shard>) {
 }
 
 async fn reclaim(shard: Rc<Shard>) {
-    shard.context.reclaim().run(&Idle).await;
+    let context = &shard.context;
+    context.reclaim().run(context, &Idle).await;
 }
 
 async fn checkpoint(shard: &Shard) {
@@ -335,8 +341,11 @@ async fn recover(shard_count: usize) -> Vec<Retired> {
 
 async fn start(world: &Shared, shard_count: usize, salt: usize) -> Vec<Rc<Shard>> {
     let mut shards = Vec::new();
+    fs::remove_dir_all(SPARES).await.ok();
+    fs::create_dir_all(SPARES).await.expect("the disk takes it");
     for (number, retired) in recover(shard_count).await.into_iter().enumerate() {
         let context = LogContext::new(limits());
+        context.reclaim().keep_spares(PathBuf::from(SPARES));
         let mut logs = BTreeMap::new();
         for partition in (0..PARTITIONS).filter(|p| (p + salt) % shard_count == number) {
             let log = Log::open(&context, dir(partition), id(partition), settings()).await;
@@ -745,6 +754,10 @@ fn run_seed(seed: u64, totals: &mut (usize, usize, usize, usize)) {
     totals.2 += world.truncations;
 }
 
+fn segments_reused() -> u64 {
+    metrics::local().counter(Counter::SegmentsReused)
+}
+
 fn index(number: u64) -> usize {
     usize::try_from(number).expect("small")
 }
@@ -766,6 +779,7 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 fn logs_and_journals_keep_what_they_made_durable() {
     let seeds = seeds(60);
     let count = seeds.end - seeds.start;
+    let reused_before = segments_reused();
     let mut totals = (0, 0, 0, 0);
     for seed in seeds {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -777,8 +791,10 @@ fn logs_and_journals_keep_what_they_made_durable() {
         }
     }
     let (appended, duplicates, truncations, crashes) = totals;
+    let reused = segments_reused() - reused_before;
     println!(
         "{count} seeds, {crashes} power failures, {appended} batches, {duplicates} duplicates, \
-         {truncations} truncations"
+         {truncations} truncations, {reused} segments in used blocks"
     );
+    assert!(count < 10 || reused > 0);
 }

@@ -166,7 +166,7 @@ impl Log {
             } else {
                 leftovers.push(Waste {
                     path: dir.join(name),
-                    kind: WasteKind::File,
+                    kind: WasteKind::Segment,
                     size_bytes: *len,
                     users: Users::default(),
                 });

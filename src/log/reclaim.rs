@@ -8,7 +8,15 @@
 //!
 //! A file system that is mounted with `discard` tells the device about all freed blocks. Devices
 //! take seconds over a gigabyte of that, and no flush ends meanwhile, and so no commit. Therefore
-//! files are cut from their ends, one step, a pause, the next step, and are unlinked when they are short.
+//! files are cut from their ends, one step, a pause, the next step, and are unlinked when short.
+//!
+//! Discarding takes the device longer than the writing of the bytes that come after it, so a
+//! segment's blocks are better kept: as a *spare*, they become the next segment of a partition. A
+//! file is a spare once all of it reads as zeros, durably, and it has left its directory, in this
+//! order: (1) its blocks are marked as unwritten, step by step; (2) flush; (3) rename into the
+//! directory of the spares; (4) flush of both directories. What a log then writes is all that can
+//! ever be read from it [spare-zero]. Spares are part of the budget for space ahead of the data,
+//! and go when nobody wants them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,9 +24,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::checkpoint::align_up;
+use super::context::LogContext;
+use super::log::Log;
 use super::pins::Users;
 use crate::rt::sync::Notify;
 use crate::rt::{self, File, Instant, OpenOptions, fs};
+use crate::telemetry::metrics;
+use crate::telemetry::names::Counter;
 
 /// How often the queue looks whether the readers of what waits have gone.
 const READERS_POLL: Duration = Duration::from_millis(100);
@@ -28,6 +41,10 @@ const RATE_MIN: u64 = 64 << 20;
 const WAIT_SECONDS: u64 = 300;
 /// Part of a step's time that the pause behind it lasts at least.
 const PAUSE_DIVISOR: u32 = 4;
+/// Spares go when nothing was deleted in this time: segments do not follow each other fast enough.
+const SPARE_IDLE: Duration = Duration::from_secs(30);
+/// Pages of the page cache are not larger; zeroing never ends within one that a socket refers to.
+const PAGE_BYTES_MAX: u64 = 2 << 20;
 /// How often the rate of appends is measured.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -47,10 +64,20 @@ pub struct Waste {
 /// What [`Waste`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WasteKind {
-    /// One file.
-    File,
+    /// A segment, whose blocks may be used again.
+    Segment,
+    /// A file whose blocks nobody wants.
+    Spare,
     /// A directory of files.
     Directory,
+}
+
+/// Blocks for a segment: a file of zeros.
+#[derive(Debug)]
+pub(super) struct Spare {
+    pub(super) path: PathBuf,
+    /// Its length, in whole blocks.
+    pub(super) len: u64,
 }
 
 /// What waits to be given back. See the file's head.
@@ -63,6 +90,10 @@ pub struct Reclaim {
     waiting_bytes: Cell<u64>,
     is_busy: Cell<bool>,
     arrived: Notify,
+    /// Where spares are; none where there are none.
+    spare_dir: RefCell<Option<PathBuf>>,
+    /// Oldest first.
+    spares: RefCell<VecDeque<Spare>>,
 }
 
 /// What the pace depends on, beside what waits.
@@ -100,6 +131,8 @@ impl Reclaim {
             waiting_bytes: Cell::new(0),
             is_busy: Cell::new(false),
             arrived: Notify::new(),
+            spare_dir: RefCell::default(),
+            spares: RefCell::default(),
         }
     }
 
@@ -110,6 +143,34 @@ impl Reclaim {
             .set(self.waiting_bytes.get() + waste.size_bytes);
         self.waiting.borrow_mut().push_back(waste);
         self.arrived.notify_one();
+    }
+
+    /// Lets deleted segments become spares in `dir`, which is there and empty.
+    pub fn keep_spares(&self, dir: PathBuf) {
+        *self.spare_dir.borrow_mut() = Some(dir);
+    }
+
+    /// A spare for a segment that will have about `segment_bytes`, and the directory that it is in.
+    pub(super) fn take_spare(&self, segment_bytes: u64) -> Option<(Spare, PathBuf)> {
+        let dir = self.spare_dir.borrow().clone()?;
+        let mut spares = self.spares.borrow_mut();
+        let fits =
+            |spare: &Spare| spare.len <= align_up(segment_bytes) && spare.len >= segment_bytes / 2;
+        let index = spares.iter().position(fits)?;
+        Some((spares.remove(index)?, dir))
+    }
+
+    /// Gives up all spares: the space is needed, or they are not.
+    pub fn give_up_spares(&self, context: &LogContext) {
+        for spare in self.spares.take() {
+            context.give_preallocation(spare.len);
+            self.put(Waste {
+                path: spare.path,
+                kind: WasteKind::Spare,
+                size_bytes: spare.len,
+                users: Users::default(),
+            });
+        }
     }
 
     /// Bytes of one step.
@@ -130,20 +191,16 @@ impl Reclaim {
     /// Gives back what waits until the task is cancelled.
     ///
     /// Cancel: safe; the next start goes on.
-    pub async fn run(&self, load: &dyn Load) {
+    pub async fn run(&self, context: &LogContext, load: &dyn Load) {
         let mut pacer = Pacer::new(self, load);
         loop {
             let Some(waste) = self.next() else {
-                if self.waiting.borrow().is_empty() {
-                    self.arrived.notified().await;
-                } else {
-                    rt::sleep(READERS_POLL).await;
-                }
+                self.wait(context).await;
                 continue;
             };
             self.is_busy.set(true);
             pacer.left_bytes = waste.size_bytes;
-            match self.give_back(&waste, &mut pacer).await {
+            match self.give_back(&waste, context, &mut pacer).await {
                 Ok(()) => {}
                 // its directory was renamed, and waits itself
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -151,6 +208,21 @@ impl Reclaim {
             }
             self.lower(pacer.left_bytes);
             self.is_busy.set(false);
+        }
+    }
+
+    async fn wait(&self, context: &LogContext) {
+        if context.is_overdrawn() {
+            self.give_up_spares(context);
+        }
+        if !self.waiting.borrow().is_empty() {
+            return rt::sleep(READERS_POLL).await;
+        }
+        let arrived = self.arrived.notified();
+        if self.spares.borrow().is_empty() {
+            arrived.await;
+        } else if rt::timeout(SPARE_IDLE, arrived).await.is_none() {
+            self.give_up_spares(context);
         }
     }
 
@@ -166,9 +238,17 @@ impl Reclaim {
             .set(self.waiting_bytes.get().saturating_sub(bytes));
     }
 
-    async fn give_back(&self, waste: &Waste, pacer: &mut Pacer<'_>) -> io::Result<()> {
+    async fn give_back(
+        &self,
+        waste: &Waste,
+        context: &LogContext,
+        pacer: &mut Pacer<'_>,
+    ) -> io::Result<()> {
+        if waste.kind == WasteKind::Segment && self.keep(waste, context, pacer).await? {
+            return Ok(());
+        }
         match waste.kind {
-            WasteKind::File => {
+            WasteKind::Segment | WasteKind::Spare => {
                 let len = self.shorten(&waste.path, waste.size_bytes, pacer).await?;
                 let started = rt::now();
                 fs::remove_file(&waste.path).await?;
@@ -195,16 +275,71 @@ impl Reclaim {
         Ok(())
     }
 
+    /// Makes a spare of a segment; whether it is one now.
+    async fn keep(
+        &self,
+        waste: &Waste,
+        context: &LogContext,
+        pacer: &mut Pacer<'_>,
+    ) -> io::Result<bool> {
+        let Some(dir) = self.spare_dir.borrow().clone() else {
+            return Ok(false);
+        };
+        let len = waste
+            .size_bytes
+            .next_multiple_of(PAGE_BYTES_MAX.min(self.step_bytes));
+        if waste.size_bytes < self.step_bytes
+            || pacer.load.is_disk_full()
+            || !context.take_spare_room(len)
+        {
+            return Ok(false);
+        }
+        let path = dir.join(format!("{:016x}", rt::random_u64()));
+        match self.zero(&waste.path, len, pacer).await {
+            Ok(()) => {}
+            Err(error) => {
+                context.give_preallocation(len);
+                if error.kind() == io::ErrorKind::NotFound {
+                    return Err(error);
+                }
+                tracing::info!(%error, "blocks of deleted segments are not used again");
+                *self.spare_dir.borrow_mut() = None;
+                return Ok(false);
+            }
+        }
+        if let Err(error) = fs::rename(&waste.path, &path).await {
+            context.give_preallocation(len);
+            return Err(error);
+        }
+        // not even a file system without a journal may find the deleted name after a crash
+        for dir in [waste.path.parent(), Some(dir.as_path())] {
+            fs::sync_dir(dir.unwrap_or(Path::new("."))).await?;
+        }
+        self.spares.borrow_mut().push_back(Spare { path, len });
+        Ok(true)
+    }
+
+    /// Makes the whole file read as zeros, durably.
+    async fn zero(&self, path: &Path, len: u64, pacer: &mut Pacer<'_>) -> io::Result<()> {
+        let file = open(path).await?;
+        let mut position = 0;
+        while position < len {
+            let step = self.step_bytes.min(len - position);
+            let started = rt::now();
+            file.zero(position, step).await?;
+            pacer.pause(step, started).await;
+            position += step;
+        }
+        file.fdatasync().await?;
+        file.close().await
+    }
+
     /// Cuts the file until no more than one step is left; how long it is then.
     async fn shorten(&self, path: &Path, len: u64, pacer: &mut Pacer<'_>) -> io::Result<u64> {
         if len <= self.step_bytes {
             return Ok(len);
         }
-        let options = OpenOptions {
-            write: true,
-            ..OpenOptions::default()
-        };
-        let file = File::open(path, &options).await?;
+        let file = open(path).await?;
         let mut left = file.len().await?;
         while left > self.step_bytes {
             let cut = (left - 1) / self.step_bytes * self.step_bytes;
@@ -216,6 +351,60 @@ impl Reclaim {
         file.close().await?;
         Ok(left)
     }
+}
+
+impl Log {
+    /// Puts a spare in the place of a new segment, if there is one of the right size and segments
+    /// of this log are filled; the directory that it came from.
+    ///
+    /// Cancel: not safe; as destaging.
+    pub(super) async fn put_spare(&self, path: &Path) -> Option<PathBuf> {
+        let (spare, dir) = {
+            let mut state = self.state.borrow_mut();
+            let last_bytes = state.sealed.last()?.size_bytes;
+            let segment_bytes = self.settings().segment_bytes;
+            let may_be = std::mem::take(&mut state.oldest_open_mut().may_be_spare);
+            let is_filled = last_bytes >= segment_bytes / 2;
+            let spare =
+                (may_be && is_filled).then(|| self.context.reclaim().take_spare(segment_bytes));
+            spare.flatten()?
+        };
+        if let Err(error) = fs::rename(&spare.path, path).await {
+            tracing::warn!(%error, "a spare segment is not used");
+            self.context.give_preallocation(spare.len);
+            return None;
+        }
+        let mut state = self.state.borrow_mut();
+        let segment = state.oldest_open_mut();
+        metrics::local().increment(Counter::SegmentsReused);
+        segment.allocated_end = spare.len;
+        segment.preallocated_bytes = spare.len;
+        Some(dir)
+    }
+}
+
+async fn open(path: &Path) -> io::Result<File> {
+    let options = OpenOptions {
+        write: true,
+        ..OpenOptions::default()
+    };
+    File::open(path, &options).await
+}
+
+/// Cuts the unused end of a file that somebody writes, down to `len`, a step at a time.
+pub(super) async fn cut_end(
+    file: &File,
+    mut end: u64,
+    len: u64,
+    step_bytes: u64,
+) -> io::Result<()> {
+    while end > len + step_bytes {
+        let started = rt::now();
+        end -= step_bytes;
+        file.truncate(end).await?;
+        rt::sleep(started.elapsed()).await;
+    }
+    file.truncate(len).await
 }
 
 /// Pauses between the steps.

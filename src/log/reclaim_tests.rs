@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::context::{ContextLimits, LogContext};
 use super::delete::{self, SET_ASIDE_SUFFIX};
 use super::error::Error;
-use super::file_names::{FileKind, parse_file_name};
+use super::file_names::{DELETED_SUFFIX, FileKind, file_name, parse_file_name};
 use super::log::{Log, NewBatch};
 use super::read::ReadPlan;
 use super::reclaim::Idle;
@@ -19,12 +19,18 @@ use crate::model::batch_builder::BatchBuilder;
 use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::offset::Offset;
 use crate::model::record_batch::iter_batches;
-use crate::rt::sim::{CrashMode, Sim, SimDisk};
+use crate::rt::sim::{CrashMode, DiskOp, Fault, Sim, SimDisk};
 use crate::rt::{self, Lane, fs};
+use crate::telemetry::metrics;
+use crate::telemetry::names::Counter;
 
 const TOPICS: &str = "/data/topics";
 const DIR: &str = "/data/topics/orders-0";
+const SPARES: &str = "/data/spare";
 const BATCHES: i64 = 100;
+/// What the values of `filled` are full of, and those that come after.
+const OLD: u8 = 0xAA;
+const NEW: u8 = 0xBB;
 /// Far behind the last step.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -45,18 +51,23 @@ async fn open(context: &Rc<LogContext>) -> Rc<Log> {
     Log::open(context, DIR, partition, settings).await.unwrap()
 }
 
+/// Appends one record whose value is full of `fill`, and declares it durable.
+fn append(log: &Log, number: i64, fill: u8) {
+    let mut builder = BatchBuilder::new();
+    builder.push(1_000 + number, None, Some(&[fill; 1_200]));
+    let batch = NewBatch::own(BytesMut::from(&builder.build()[..])).unwrap();
+    let appended = log.append(batch, LeaderEpoch(3), 1000).unwrap();
+    log.on_enqueued(Position(appended.next_offset.get().unsigned_abs()));
+    log.on_durable(appended.next_offset);
+    log.advance_high_watermark(appended.next_offset);
+}
+
 /// A log of some sealed segments, opened again after a clean stop.
 async fn filled(context: &Rc<LogContext>) -> Rc<Log> {
     let log = open(context).await;
     log.prepare().await.unwrap();
     for number in 0..BATCHES {
-        let mut builder = BatchBuilder::new();
-        builder.push(1_000 + number, None, Some(&[b'v'; 1_200]));
-        let batch = NewBatch::own(BytesMut::from(&builder.build()[..])).unwrap();
-        let appended = log.append(batch, LeaderEpoch(3), 1000).unwrap();
-        log.on_enqueued(Position(appended.next_offset.get().unsigned_abs()));
-        log.on_durable(appended.next_offset);
-        log.advance_high_watermark(appended.next_offset);
+        append(&log, number, OLD);
     }
     log.close().await.unwrap();
     fs::sync_filesystem("/data").await.unwrap();
@@ -77,7 +88,7 @@ fn bases(bytes: &Bytes) -> Vec<i64> {
 fn reclaim(context: &Rc<LogContext>) {
     let context = Rc::clone(context);
     rt::spawn(Lane::Background, "reclaim", async move {
-        context.reclaim().run(&Idle).await;
+        context.reclaim().run(&context, &Idle).await;
     })
     .detach();
 }
@@ -97,8 +108,7 @@ async fn files() -> (BTreeMap<i64, u64>, BTreeMap<String, u64>) {
 }
 
 fn has_deleted_name(name: &str) -> bool {
-    name.strip_suffix(super::file_names::DELETED_SUFFIX)
-        .is_some()
+    name.ends_with(DELETED_SUFFIX)
 }
 
 /// Whatever a crash left: segments are whole, the log is readable to its end, and the rest goes.
@@ -262,5 +272,139 @@ fn what_an_earlier_run_set_aside_is_removed() {
         reclaim(&context);
         rt::sleep(LONG).await;
         assert!(fs::read_dir(TOPICS).await.unwrap().is_empty());
+    });
+}
+
+/// Segments at or above `first` hold nothing of what was deleted. Returns how many of them end in
+/// zeros.
+async fn check_nothing_old(disk: &SimDisk, first: i64) -> usize {
+    let (logs, _) = files().await;
+    let mut zeros_count = 0;
+    for (base, _) in logs.range(first..) {
+        let path = format!("{DIR}/{}", file_name(Offset::new(*base), FileKind::Log));
+        let bytes = disk.peek(path).unwrap();
+        let is_old = |part: &[u8]| part.iter().all(|byte| *byte == OLD);
+        assert!(!bytes.windows(32).any(is_old), "segment {base}");
+        zeros_count += usize::from(bytes.ends_with(&[0; 4096]));
+    }
+    zeros_count
+}
+
+/// Deletes all of a log, and appends again as much to segments that take the blocks of the old.
+async fn delete_and_append_again(context: &Rc<LogContext>) -> Rc<Log> {
+    fs::create_dir_all(SPARES).await.unwrap();
+    context.reclaim().keep_spares(SPARES.into());
+    let log = open(context).await;
+    if log.prepare().await.unwrap().is_some() {
+        log.on_enqueued(Position(0));
+    }
+    log.roll(1);
+    log.destage().await.unwrap();
+    log.advance_log_start(Offset::new(BATCHES));
+    log.delete_retired().await.unwrap();
+    reclaim(context);
+    rt::sleep(Duration::from_secs(3)).await;
+    for number in 0..BATCHES {
+        append(&log, BATCHES + number, NEW);
+        if number % 10 == 9 {
+            log.destage().await.unwrap();
+            log.checkpoint().await.unwrap();
+        }
+    }
+    log
+}
+
+fn reused() -> u64 {
+    metrics::local().counter(Counter::SegmentsReused)
+}
+
+#[test]
+fn a_segment_in_the_blocks_of_a_deleted_one_holds_its_own_records_and_nothing_else() {
+    let (sim, before) = (Sim::new(8), reused());
+    let disk = sim.disk();
+    sim.run(async {
+        let context = context();
+        filled(&context).await;
+        let log = delete_and_append_again(&context).await;
+        assert!(reused() >= before + 2);
+        assert_eq!(check_nothing_old(&disk, BATCHES).await, 1, "the active one");
+        let mut from = BATCHES;
+        while from < 2 * BATCHES {
+            let found = read(&log, from).await.unwrap().into_bytes().await.unwrap();
+            assert_eq!(bases(&found)[0], from);
+            from = bases(&found).pop().unwrap() + 1;
+        }
+        let sealed = log.state.borrow().sealed.clone();
+        let (logs, _) = files().await;
+        for segment in sealed.iter() {
+            assert_eq!(logs[&segment.base_offset.get()], segment.size_bytes);
+        }
+        log.close().await.unwrap();
+        assert_eq!(check_nothing_old(&disk, BATCHES).await, 0, "exact lengths");
+        // what no segment wants is given back
+        rt::sleep(LONG * 5).await;
+        assert!(fs::read_dir(SPARES).await.unwrap().is_empty());
+        assert_eq!(context.preallocated_bytes(), 0);
+    });
+}
+
+#[test]
+fn whenever_the_power_fails_no_segment_shows_what_its_blocks_held_before() {
+    let mut reused_count = 0;
+    for mode in [CrashMode::Lose, CrashMode::Keep, CrashMode::Torn] {
+        for crash_after in 1.. {
+            let (disk, before) = (SimDisk::new(crash_after), reused());
+            Sim::with_disk(1, disk.clone()).run(async { drop(filled(&context()).await) });
+            disk.crash_after(crash_after);
+            let ended = Sim::with_disk(2, disk.clone()).run_until_crash(async {
+                delete_and_append_again(&context())
+                    .await
+                    .close()
+                    .await
+                    .unwrap();
+            });
+            disk.crash(mode);
+            reused_count += usize::from(reused() > before);
+            println!("{mode:?} at change {crash_after}");
+            let after = disk.clone();
+            Sim::with_disk(3, disk).run(async { check_nothing_old(&after, BATCHES).await });
+            if ended.is_some() {
+                break;
+            }
+        }
+    }
+    assert!(reused_count > 100, "{reused_count}");
+}
+
+#[test]
+fn spares_are_given_up_for_a_full_disk_and_not_made_where_the_file_system_cannot() {
+    let sim = Sim::new(9);
+    let disk = sim.disk();
+    sim.run(async {
+        let context = context();
+        filled(&context).await;
+        let log = delete_and_append_again(&context).await;
+        log.advance_log_start(Offset::new(2 * BATCHES - 20));
+        log.delete_retired().await.unwrap();
+        rt::sleep(Duration::from_secs(3)).await;
+        assert!(!fs::read_dir(SPARES).await.unwrap().is_empty());
+        context.reclaim().give_up_spares(&context);
+        rt::sleep(Duration::from_secs(3)).await;
+        assert!(fs::read_dir(SPARES).await.unwrap().is_empty());
+        disk.inject(Fault {
+            op: DiskOp::Resize,
+            path: ".deleted".into(),
+            error: std::io::ErrorKind::Unsupported,
+            skip: 0,
+            times: 1,
+        });
+        append(&log, 0, NEW);
+        log.roll(1);
+        log.destage().await.unwrap();
+        log.advance_log_start(log.offsets().log_end);
+        log.delete_retired().await.unwrap();
+        rt::sleep(Duration::from_secs(3)).await;
+        assert!(fs::read_dir(SPARES).await.unwrap().is_empty());
+        assert_eq!(files().await.1.len(), 0);
     });
 }

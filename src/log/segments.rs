@@ -83,6 +83,11 @@ impl Segments {
         self.by_base.pop_last().map(|(_, segment)| segment)
     }
 
+    /// The newest one.
+    pub fn last(&self) -> Option<&SealedSegment> {
+        self.by_base.last_key_value().map(|(_, segment)| segment)
+    }
+
     /// Every segment, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &SealedSegment> {
         self.by_base.values()

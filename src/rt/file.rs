@@ -234,6 +234,27 @@ impl File {
         allocated.map_err(|error| self.named(&error, &format!("allocate {len} bytes at {pos}")))
     }
 
+    /// Makes `len` bytes from `pos` read as zeros, without writing them: the file system keeps the
+    /// blocks and forgets what is in them. The file's length stays. Durable after the next flush.
+    ///
+    /// # Errors
+    /// `Unsupported` where the file system cannot.
+    /// Cancel: safe.
+    pub async fn zero(&self, pos: u64, len: u64) -> io::Result<()> {
+        use std::os::fd::AsFd;
+        let zeroed = match self.duplicate() {
+            Some(file) => {
+                let file = file.map_err(|error| self.named(&error, "zero"))?;
+                blocking::run(Kind::Files, "zero", move || {
+                    sys::fallocate_zero(file.as_fd(), pos, len)
+                })
+                .await
+            }
+            None => self.sim().zero(pos, len).await,
+        };
+        zeroed.map_err(|error| self.named(&error, &format!("zero {len} bytes at {pos}")))
+    }
+
     /// Sets the file's length. Durable after the next flush.
     ///
     /// Cancel: safe.

@@ -164,6 +164,26 @@ fn length_and_space_are_set_apart() {
 }
 
 #[test]
+fn what_was_zeroed_reads_as_zeros_and_keeps_its_length() {
+    on_both(|dir| async move {
+        let file = File::open(dir.join("f"), &OpenOptions::direct().create())
+            .await
+            .unwrap();
+        let buf = filled(5, 3 * ALIGNMENT).await;
+        file.write_at(buf, 3 * ALIGNMENT, 0).await.unwrap();
+        file.truncate(2 * BLOCK + 1000).await.unwrap();
+        file.zero(BLOCK, 8 * BLOCK).await.unwrap();
+        assert_eq!(file.len().await.unwrap(), 2 * BLOCK + 1000);
+        let found = file.read_at(0, 3 * ALIGNMENT).await.unwrap();
+        assert!(found[..ALIGNMENT].iter().all(|byte| *byte == 5));
+        assert!(found[ALIGNMENT..].iter().all(|byte| *byte == 0));
+        let buf = filled(6, ALIGNMENT).await;
+        file.write_at(buf, ALIGNMENT, BLOCK).await.unwrap();
+        assert_eq!(file.read_at(BLOCK, ALIGNMENT).await.unwrap()[0], 6);
+    });
+}
+
+#[test]
 fn a_dropped_write_leaves_the_file_usable() {
     on_both(|dir| async move {
         let file = File::open(dir.join("f"), &OpenOptions::direct().create())

@@ -60,6 +60,15 @@ pub(super) fn fallocate_keep_size(file: BorrowedFd<'_>, pos: u64, len: u64) -> i
     check(unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, pos, len) })
 }
 
+/// fallocate(2) that makes a range read as zeros and keeps its blocks and the file's length. May
+/// wait for the disk.
+pub(super) fn fallocate_zero(file: BorrowedFd<'_>, pos: u64, len: u64) -> io::Result<()> {
+    let (pos, len) = (signed(pos)?, signed(len)?);
+    let mode = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: plain integers and an open descriptor.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, pos, len) })
+}
+
 /// syncfs(2): everything of the filesystem that `file` is on. Waits for the disk.
 pub(super) fn syncfs(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: an open descriptor.

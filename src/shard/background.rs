@@ -206,7 +206,9 @@ async fn destage_once(shard: &Rc<Shard>) -> Result<Round, ()> {
                 // deleted meanwhile: nothing of it is needed any more
                 Err(_) if partition.is_gone() => {}
                 Err(error) => {
-                    shard.storage.on_log_error(&error);
+                    if shard.storage.on_log_error(&error) {
+                        shard.logs.reclaim().give_up_spares(&shard.logs);
+                    }
                     return Err(());
                 }
             },
@@ -337,7 +339,7 @@ pub(crate) async fn reclaim(shard: Rc<Shard>) {
             reclaim.put(delete::leftover(path.clone()));
         }
     }
-    reclaim.run(shard.as_ref()).await;
+    reclaim.run(&shard.logs, shard.as_ref()).await;
 }
 
 impl Load for Shard {

@@ -26,6 +26,7 @@ use crate::partition::partition::Partition;
 use crate::rt::{self, Lane, Task};
 use crate::shard::calls::ShardCall;
 use crate::shard::mesh::Link;
+use crate::shard::recovery::SPARE_DIR;
 use crate::shard::shard::{Parts, Process, Shard};
 use crate::shard::{appends, background, observe, partitions, serve};
 use crate::telemetry::metrics;
@@ -81,6 +82,8 @@ impl Shard {
             metadata_log,
             metrics: metrics::start_shard(id),
         });
+        let spares = process.data_dir.join(SPARE_DIR);
+        shard.logs.reclaim().keep_spares(spares);
         shard.set_image(image.clone());
         shard.open_partitions(image).await?;
         Ok(shard)

@@ -40,6 +40,8 @@ use crate::shard::routing;
 pub const METADATA_DIR: &str = "metadata";
 /// Holds a directory a partition, named as Kafka names them.
 pub const TOPICS_DIR: &str = "topics";
+/// Holds blocks for segments to come; see `log/reclaim.rs`.
+pub const SPARE_DIR: &str = "spare";
 /// Holds a directory a shard.
 pub const JOURNAL_DIR: &str = "journal";
 
@@ -119,7 +121,8 @@ pub async fn run(
     }
     rt::fs::create_dir_all(data_dir.join(TOPICS_DIR)).await?;
     let (mut metadata, image) = MetadataLog::open(&data_dir.join(METADATA_DIR)).await?;
-    let (image, set_aside) = tidy_topics(data_dir, &mut metadata, image).await?;
+    let (image, mut set_aside) = tidy_topics(data_dir, &mut metadata, image).await?;
+    set_aside.extend(tidy_spares(data_dir).await?);
     let counts = (identity.shard_count, shard_count);
     let (journals, offline) = replay(config, settings, &image, counts).await?;
     let image = clear_tombstones(&mut metadata, image).await?;
@@ -233,6 +236,25 @@ async fn tidy_topics(
         rt::fs::sync_dir(&root).await?; // before the tombstone goes
     }
     Ok((adopt(metadata, image, foreign).await?, set_aside))
+}
+
+/// Sets the spares of the last run aside, and makes room for those of this one.
+async fn tidy_spares(data_dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = rt::fs::read_dir(data_dir).await?;
+    let mut set_aside: Vec<PathBuf> = entries
+        .iter()
+        .filter(|entry| entry.name.to_string_lossy().ends_with(SET_ASIDE_SUFFIX))
+        .map(|entry| data_dir.join(&entry.name))
+        .collect();
+    let spares = data_dir.join(SPARE_DIR);
+    if entries.iter().any(|entry| entry.name == SPARE_DIR)
+        && !rt::fs::read_dir(&spares).await?.is_empty()
+    {
+        set_aside.push(delete::set_aside(&spares).await?.path);
+    }
+    rt::fs::create_dir_all(&spares).await?;
+    rt::fs::sync_dir(data_dir).await?;
+    Ok(set_aside)
 }
 
 /// `orders-7` is partition 7 of `orders`.

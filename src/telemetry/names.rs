@@ -61,6 +61,7 @@ metrics! {
         JournalBytes, "journal_written_bytes", "Bytes written to the journal, padding included";
         DestagedBytes, "destaged_bytes", "Bytes written from the tail to segment files";
         SegmentsRolled, "segments_rolled", "Segments sealed";
+        SegmentsReused, "segments_reused", "Segments that took the blocks of a deleted one";
         SegmentsDeleted, "segments_deleted", "Segments deleted by retention or DeleteRecords";
         Rebalances, "group_rebalances", "Rebalances of consumer groups completed";
         LoopStalls, "loop_stalls", "Times that one task held the shard's loop for 50 ms or more";

@@ -399,6 +399,21 @@ impl SimDisk {
         }
     }
 
+    /// Makes a range read as zeros; the length stays.
+    pub(super) fn zero(&self, inode: u64, pos: u64, count: u64) -> io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        let path = state.open_file(inode)?.path.clone();
+        state.fault(DiskOp::Resize, Path::new(&path))?;
+        state.count();
+        let id = state.new_change();
+        let content = &mut state.open_file(inode)?.content;
+        let end = len(content.live()).min(pos + count);
+        let zeros = vec![0; index(end.saturating_sub(pos))];
+        content.begin_write(id, index(pos), zeros);
+        content.complete_write(id, false);
+        Ok(())
+    }
+
     /// Sets the length; without one, only counts as a change (allocation keeps the length).
     pub(super) fn resize(&self, inode: u64, new_len: Option<u64>) -> io::Result<()> {
         let mut state = self.state.borrow_mut();

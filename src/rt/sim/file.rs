@@ -79,6 +79,15 @@ impl SimFile {
         self.resize(None).await
     }
 
+    pub(in crate::rt) async fn zero(&self, pos: u64, len: u64) -> io::Result<()> {
+        check(self.options.write)?;
+        let shard = shard();
+        shard.disk_delay().await;
+        let zeroed = shard.disk().zero(self.inode, pos, len);
+        shard.halt_if_crashed().await;
+        zeroed
+    }
+
     pub(in crate::rt) async fn truncate(&self, len: u64) -> io::Result<()> {
         self.resize(Some(len)).await
     }
