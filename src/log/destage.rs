@@ -581,7 +581,8 @@ impl Log {
         let path = self.path(run.base, FileKind::Log);
         let key = self.key(run.base);
         let file = self.context.open_direct(key, &path, true).await?;
-        file.truncate(run.end).await?;
+        let end = self.state.borrow().oldest_open().allocated_end;
+        cut_end(&file, end, run.end, self.context.reclaim().step_bytes()).await?;
         drop(file);
         self.release_preallocation();
         let offsets = indexer.offsets().encode_from(0);
