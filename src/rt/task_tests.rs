@@ -211,6 +211,9 @@ fn a_task_that_holds_the_loop_is_named_in_one_warning() {
             .json()
             .with_writer(move || to_log.clone())
             .finish();
+        // Beside a single subscriber, tracing asks only that of the thread which comes first to a
+        // callsite: another test's thread, without one, would switch the warning off for all.
+        let _second = tracing::Dispatch::new(tracing_subscriber::registry());
         let _logging = tracing::subscriber::set_default(subscriber);
         spawn(Lane::Network, "hog", async {
             std::thread::sleep(Duration::from_millis(60));
