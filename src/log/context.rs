@@ -22,6 +22,10 @@ use super::time_index::TimeIndex;
 use crate::model::offset::Offset;
 use crate::rt::{File, OpenOptions, SharedFile};
 
+/// Space ahead of the data up to which deleted segments are kept for new ones. What of it is not
+/// filled by then, a stop has to give back.
+const SPARE_BYTES_MAX: u64 = 2 << 30;
+
 /// Number of a log within its shard, never used twice.
 pub type LogNumber = u64;
 
@@ -230,7 +234,7 @@ impl LogContext {
     /// Takes `bytes` of the preallocation budget for a spare; a quarter of it is left to others.
     pub(super) fn take_spare_room(&self, bytes: u64) -> bool {
         let used = self.preallocated_bytes.get() + bytes;
-        let has_room = used <= self.preallocation_limit.get() / 4 * 3;
+        let has_room = used <= (self.preallocation_limit.get() / 4 * 3).min(SPARE_BYTES_MAX);
         if has_room {
             self.preallocated_bytes.set(used);
         }
