@@ -42,9 +42,11 @@ pub fn start(level: &str, is_json: bool) -> Result<(), LoggingError> {
     started.map_err(|_| LoggingError::AlreadyStarted)
 }
 
-/// The runtime's own debug lines are texts of many lines about its rings: they stay out.
+/// The runtime's own lines are texts of many lines about its rings, and it warns of memory that it
+/// cannot register with them, which only costs a little: they stay out. What matters of a machine
+/// is checked before.
 fn filter(level: LevelFilter) -> EnvFilter {
-    let runtime = level.min(LevelFilter::WARN);
+    let runtime = level.min(LevelFilter::ERROR);
     EnvFilter::new(format!("{level},glommio={runtime}"))
 }
 
