@@ -481,6 +481,7 @@ impl Log {
             .await?;
         let end = self.state.borrow().oldest_open().allocated_end;
         cut_end(&file, end, size, self.context.reclaim().step_bytes()).await?;
+        self.state.borrow_mut().oldest_open_mut().allocated_end = align_up(size);
         file.fdatasync().await?;
         drop(file);
         self.release_preallocation();

@@ -17,7 +17,7 @@ use super::segments::SealedSegment;
 use crate::journal::entry::{Entry, EntryKind, Payload};
 use crate::model::ids::LeaderEpoch;
 use crate::model::offset::Offset;
-use crate::rt::fs;
+use crate::rt::{self, fs};
 use crate::telemetry::metrics;
 use crate::telemetry::names::Counter;
 
@@ -133,11 +133,12 @@ impl Log {
     /// Cancel: safe; what is left is removed at the next start.
     pub async fn delete_retired(&self) -> Result<u64, Error> {
         let files = self.io.acquire(1).await;
+        self.check_failed()?; // set aside: the directory may be another topic's by now
         let mut deleted = Vec::new();
         let result = self.set_retired_aside(&mut deleted).await;
         drop(files);
         let step_bytes = self.context.reclaim().step_bytes();
-        if deleted.iter().any(|waste| waste.size_bytes > step_bytes) {
+        if deleted.iter().any(|waste| waste.size_bytes >= step_bytes) {
             // a segment that was cut must not come back under its old name
             fs::sync_dir(&self.dir).await?;
         }
@@ -180,7 +181,8 @@ impl Log {
             return Ok(None);
         }
         let mut deleted = path.clone().into_os_string();
-        deleted.push(DELETED_SUFFIX);
+        // a topic of the same name may come to delete a segment of this base while this one waits
+        deleted.push(format!(".{:016x}{DELETED_SUFFIX}", rt::random_u64()));
         fs::rename(&path, &deleted).await?;
         Ok(Some(Waste {
             path: deleted.into(),

@@ -29,6 +29,8 @@ impl Users {
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     by_base: RefCell<BTreeMap<Offset, Weak<()>>>,
+    /// Of released segments, as long as somebody has them.
+    released: RefCell<Vec<(Offset, Weak<()>)>>,
     /// Segments that start below are released.
     released_below: Cell<Offset>,
     is_closed: Cell<bool>,
@@ -54,19 +56,34 @@ impl Pins {
         !self.is_closed.get() && base >= self.released_below.get()
     }
 
-    /// Releases the segment at `base` and those below it.
+    /// Releases the segment at `base` and those below it; the users of that at `base`, also when it
+    /// has been released before, and of those below that had not been.
     pub(super) fn release(&self, base: Offset) -> Users {
-        self.released_below
-            .set(self.released_below.get().max(base.next()));
+        let newly_from = self.released_below.get();
+        self.released_below.set(newly_from.max(base.next()));
         let mut pins = self.by_base.borrow_mut();
         let above = pins.split_off(&base.next());
-        Users(std::mem::replace(&mut *pins, above).into_values().collect())
+        self.remember(std::mem::replace(&mut *pins, above));
+        self.users(|released| released == base || (newly_from..base).contains(&released))
     }
 
-    /// Releases every segment for good.
+    /// Releases every segment for good; the users of all, also of those released before.
     pub(super) fn close(&self) -> Users {
         self.is_closed.set(true);
-        Users(self.by_base.take().into_values().collect())
+        self.remember(self.by_base.take());
+        self.users(|_| true)
+    }
+
+    fn remember(&self, pins: BTreeMap<Offset, Weak<()>>) {
+        let mut released = self.released.borrow_mut();
+        released.extend(pins);
+        released.retain(|(_, pin)| pin.strong_count() > 0);
+    }
+
+    fn users(&self, is_meant: impl Fn(Offset) -> bool) -> Users {
+        let released = self.released.borrow();
+        let meant = released.iter().filter(|(base, _)| is_meant(*base));
+        Users(meant.map(|(_, pin)| pin.clone()).collect())
     }
 }
 
@@ -84,12 +101,23 @@ mod tests {
         let users = pins.release(first);
         assert!(users.any() && pins.take(first).is_none());
         drop(one);
-        assert!(users.any());
+        assert!(users.any() && pins.release(first).any(), "released again");
         drop(same);
         assert!(!users.any());
         let users = pins.close();
         assert!(users.any() && pins.take(second).is_none());
         drop(other);
+        assert!(!users.any());
+    }
+
+    #[test]
+    fn a_closed_log_knows_the_users_of_segments_released_before() {
+        let pins = Pins::default();
+        let reader = pins.take(Offset::ZERO).unwrap();
+        pins.release(Offset::ZERO);
+        let users = pins.close();
+        assert!(users.any());
+        drop(reader);
         assert!(!users.any());
     }
 }

@@ -154,10 +154,15 @@ impl Reclaim {
     pub(super) fn take_spare(&self, segment_bytes: u64) -> Option<(Spare, PathBuf)> {
         let dir = self.spare_dir.borrow().clone()?;
         let mut spares = self.spares.borrow_mut();
-        let fits =
-            |spare: &Spare| spare.len <= align_up(segment_bytes) && spare.len >= segment_bytes / 2;
+        let longest = self.spare_len(segment_bytes).max(align_up(segment_bytes));
+        let fits = |spare: &Spare| spare.len <= longest && spare.len >= segment_bytes / 2;
         let index = spares.iter().position(fits)?;
         Some((spares.remove(index)?, dir))
+    }
+
+    /// Length of the spare that a segment of this size makes.
+    fn spare_len(&self, size_bytes: u64) -> u64 {
+        size_bytes.next_multiple_of(PAGE_BYTES_MAX.min(self.step_bytes))
     }
 
     /// Gives up all spares: the space is needed, or they are not.
@@ -285,9 +290,7 @@ impl Reclaim {
         let Some(dir) = self.spare_dir.borrow().clone() else {
             return Ok(false);
         };
-        let len = waste
-            .size_bytes
-            .next_multiple_of(PAGE_BYTES_MAX.min(self.step_bytes));
+        let len = self.spare_len(waste.size_bytes);
         if waste.size_bytes < self.step_bytes
             || pacer.load.is_disk_full()
             || !context.take_spare_room(len)
@@ -322,6 +325,9 @@ impl Reclaim {
     /// Makes the whole file read as zeros, durably.
     async fn zero(&self, path: &Path, len: u64, pacer: &mut Pacer<'_>) -> io::Result<()> {
         let file = open(path).await?;
+        if file.len().await? > len {
+            file.truncate(len).await?;
+        }
         let mut position = 0;
         while position < len {
             let step = self.step_bytes.min(len - position);
@@ -361,6 +367,9 @@ impl Log {
     pub(super) async fn put_spare(&self, path: &Path) -> Option<PathBuf> {
         let (spare, dir) = {
             let mut state = self.state.borrow_mut();
+            if self.is_closing.get() {
+                return None;
+            }
             let last_bytes = state.sealed.last()?.size_bytes;
             let segment_bytes = self.settings().segment_bytes;
             let may_be = std::mem::take(&mut state.oldest_open_mut().may_be_spare);
@@ -369,7 +378,9 @@ impl Log {
                 (may_be && is_filled).then(|| self.context.reclaim().take_spare(segment_bytes));
             spare.flatten()?
         };
-        if let Err(error) = fs::rename(&spare.path, path).await {
+        // A destaging that a stop gave up may have left this rename behind: it must not replace the
+        // file that the stop made since.
+        if let Err(error) = fs::rename_new(&spare.path, path).await {
             tracing::warn!(%error, "a spare segment is not used");
             self.context.give_preallocation(spare.len);
             return None;

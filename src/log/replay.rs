@@ -447,6 +447,7 @@ impl PartitionReplay {
                 self.writes.cut(&self.log_path(), self.file_len);
             }
             remove_above(&self.dir, self.at.segment_base, self.at.next_offset).await?;
+            self.broken = None;
         }
         self.gap = None;
         if is_new {

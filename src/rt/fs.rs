@@ -75,6 +75,23 @@ pub async fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<
     .await
 }
 
+/// Gives the file another name, which nothing may have.
+pub async fn rename_new(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
+    let (to, sim_to) = (to.as_ref().to_owned(), to.as_ref().to_owned());
+    on_disk(
+        "rename",
+        from.as_ref(),
+        move |from| sys::rename_new(from, &to),
+        move |disk, from| {
+            if disk.exists(&sim_to) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            disk.rename(from, &sim_to)
+        },
+    )
+    .await
+}
+
 /// Removes the file's name.
 pub async fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
     on_disk(

@@ -69,6 +69,14 @@ pub(super) fn fallocate_zero(file: BorrowedFd<'_>, pos: u64, len: u64) -> io::Re
     check(unsafe { libc::fallocate(file.as_raw_fd(), mode, pos, len) })
 }
 
+/// renameat2(2) that replaces nothing.
+pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (c_path(from)?, c_path(to)?);
+    let (cwd, flags) = (libc::AT_FDCWD, libc::RENAME_NOREPLACE);
+    // SAFETY: two terminated strings that live across the call.
+    check(unsafe { libc::renameat2(cwd, from.as_ptr(), cwd, to.as_ptr(), flags) })
+}
+
 /// syncfs(2): everything of the filesystem that `file` is on. Waits for the disk.
 pub(super) fn syncfs(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: an open descriptor.

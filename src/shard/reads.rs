@@ -34,6 +34,9 @@ pub(crate) struct Waits {
     next_id: Cell<u64>,
 }
 
+/// The longest wait at another shard: so long one may stay behind whose client has gone.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// A fetch that waits, as long as it does.
 struct Waiting(Rc<ShardMetrics>);
 
@@ -180,10 +183,11 @@ impl Shard {
         Ok(())
     }
 
-    /// Returns when one of the partitions has moved on from the high watermark seen, or at the
-    /// deadline. Asks all home shards at once and ends the waits that did not answer.
+    /// Returns when one of the partitions has moved on from the high watermark seen, at the deadline,
+    /// or after `WAIT_MAX`: whoever wants to wait longer asks again. Asks all home shards at once and
+    /// ends the waits that did not answer.
     ///
-    /// Cancel: safe; waits left at other shards end at the deadline.
+    /// Cancel: safe; waits left at other shards end then, too.
     pub async fn await_data(&self, seen: Vec<(TopicPartition, Offset)>, deadline: Instant) {
         let wait = deadline.saturating_since(rt::now());
         let _waiting = Waiting::new(&self.metrics);
@@ -196,7 +200,7 @@ impl Shard {
             if home == self.id() {
                 mine = seen;
             } else {
-                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                let wait_ms = u64::try_from(wait.min(WAIT_MAX).as_millis()).unwrap_or(u64::MAX);
                 let call = ShardCall::AwaitData {
                     wait_id,
                     seen,
@@ -237,7 +241,13 @@ impl Shard {
         false
     }
 
-    /// Serves another shard's wait.
+    /// Notes another shard's wait, so that its end is not missed however soon it comes.
+    pub(crate) fn open_wait(&self, asker: ShardId, wait_id: u64) {
+        let mut open = self.waits.open.borrow_mut();
+        open.insert((asker, wait_id), Rc::new(Notify::new()));
+    }
+
+    /// Serves another shard's wait, which `open_wait` has noted.
     pub(crate) async fn await_data_here(
         &self,
         asker: ShardId,
@@ -245,15 +255,13 @@ impl Shard {
         seen: Vec<(TopicPartition, Offset)>,
         wait_ms: u64,
     ) {
-        let moved = Rc::new(Notify::new());
-        if self.has_moved_or_register(&seen, &moved) {
+        let known = self.waits.open.borrow().get(&(asker, wait_id)).cloned();
+        let Some(moved) = known else {
             return;
+        };
+        if !self.has_moved_or_register(&seen, &moved) {
+            rt::timeout(Duration::from_millis(wait_ms), moved.notified()).await;
         }
-        self.waits
-            .open
-            .borrow_mut()
-            .insert((asker, wait_id), moved.clone());
-        rt::timeout(Duration::from_millis(wait_ms), moved.notified()).await;
         self.waits.open.borrow_mut().remove(&(asker, wait_id));
     }
 

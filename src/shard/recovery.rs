@@ -243,7 +243,11 @@ async fn tidy_spares(data_dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = rt::fs::read_dir(data_dir).await?;
     let mut set_aside: Vec<PathBuf> = entries
         .iter()
-        .filter(|entry| entry.name.to_string_lossy().ends_with(SET_ASIDE_SUFFIX))
+        .filter(|entry| {
+            let name = entry.name.to_string_lossy();
+            name.strip_prefix(SPARE_DIR)
+                .is_some_and(|rest| rest.starts_with('.') && rest.ends_with(SET_ASIDE_SUFFIX))
+        })
         .map(|entry| data_dir.join(&entry.name))
         .collect();
     let spares = data_dir.join(SPARE_DIR);

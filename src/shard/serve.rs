@@ -49,6 +49,9 @@ pub(crate) async fn run(shard: Rc<Shard>, inbox: Inbox) {
                 peer.reply(slot, ShardReply::Done);
             }
             call if call.may_last() => {
+                if let ShardCall::AwaitData { wait_id, .. } = &call {
+                    shard.open_wait(peer.id(), *wait_id);
+                }
                 peer.promise(slot);
                 let (shard, peer) = (shard.clone(), peer.clone());
                 rt::spawn(Lane::Network, "mesh-wait", async move {
