@@ -183,9 +183,9 @@ impl Shard {
         Ok(())
     }
 
-    /// Returns when one of the partitions has moved on from the high watermark seen, at the deadline,
-    /// or after `WAIT_MAX`: whoever wants to wait longer asks again. Asks all home shards at once and
-    /// ends the waits that did not answer.
+    /// Returns when one of the partitions has moved on from the high watermark seen, at the
+    /// deadline, or after `WAIT_MAX`: whoever wants to wait longer asks again. Asks all home shards
+    /// at once and ends the waits that did not answer.
     ///
     /// Cancel: safe; waits left at other shards end then, too.
     pub async fn await_data(&self, seen: Vec<(TopicPartition, Offset)>, deadline: Instant) {
