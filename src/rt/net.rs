@@ -398,7 +398,11 @@ enum Stopped {
 }
 
 /// Runs on: a thread of the blocking pool. The socket does not block, the file may.
+///
+/// The kernel's own read-ahead would never let the device be idle, and the journal's flushes wait
+/// for that: only the chunk itself is read.
 fn send_chunk(socket: &Socket, file: &std::fs::File, pos: u64, len: usize) -> io::Result<Sent> {
+    sys::read_ahead_only(file.as_fd(), pos, len);
     let mut bytes = 0;
     while bytes < len {
         let at = pos + u64::try_from(bytes).unwrap_or(u64::MAX);

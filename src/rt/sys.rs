@@ -53,6 +53,19 @@ pub(super) fn sendfile(
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
+/// posix_fadvise(2): brings these bytes into the page cache, and nothing beyond them. Only advice.
+pub(super) fn read_ahead_only(file: BorrowedFd<'_>, pos: u64, len: usize) {
+    let (Ok(pos), Ok(len)) = (signed(pos), libc::off_t::try_from(len)) else {
+        return;
+    };
+    let fd = file.as_raw_fd();
+    // SAFETY: plain integers and an open descriptor.
+    unsafe {
+        libc::posix_fadvise(fd, 0, 0, libc::POSIX_FADV_RANDOM);
+        libc::posix_fadvise(fd, pos, len, libc::POSIX_FADV_WILLNEED);
+    }
+}
+
 /// fallocate(2) that keeps the file's length. May wait for the disk.
 pub(super) fn fallocate_keep_size(file: BorrowedFd<'_>, pos: u64, len: u64) -> io::Result<()> {
     let (pos, len) = (signed(pos)?, signed(len)?);
