@@ -20,9 +20,9 @@ use bytes::Bytes;
 use futures_util::future::{FutureExt as _, try_join3};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
-use super::checkpoint::{self, LogCheckpoint, align_down, align_up};
+use super::checkpoint::{LogCheckpoint, align_down, align_up};
 use super::error::Error;
-use super::file_names::{FileKind, TEMPORARY_SUFFIX};
+use super::file_names::FileKind;
 use super::indexer::Indexer;
 use super::leader_epochs;
 use super::log::{Log, include_producer};
@@ -33,7 +33,7 @@ use super::reclaim::cut_end;
 use super::segments::SealedSegment;
 use super::tail::Tail;
 use super::time_index;
-use super::writes::PendingWrites;
+use super::writes::{PendingWrites, name_states};
 use crate::journal::journal::Position;
 use crate::model::limits::ALIGNMENT_BYTES;
 use crate::model::offset::{FilePosition, Offset};
@@ -496,12 +496,7 @@ impl Log {
     /// Cancel: not safe; what is missing then, recovery brings.
     pub async fn close(&self) -> Result<(), Error> {
         let state = self.close_unflushed().await?;
-        fs::sync_filesystem(&self.dir).await?;
-        if let Some(temporary) = state {
-            fs::rename(&temporary, self.dir.join(checkpoint::FILE_NAME)).await?;
-            fs::sync_filesystem(&self.dir).await?;
-        }
-        Ok(())
+        Ok(name_states(&self.dir, state.into_iter().collect(), 1).await?)
     }
 
     /// The same without a flush, for many logs at once: `partition.state` has the temporary name
@@ -539,9 +534,7 @@ impl Log {
             return Ok(None);
         }
         writes.put_end(self.dir.join(leader_epochs::FILE_NAME), 0, epochs);
-        let name = format!("{}{TEMPORARY_SUFFIX}", checkpoint::FILE_NAME);
-        let temporary = self.dir.join(name);
-        writes.put_end(temporary.clone(), 0, state);
+        let temporary = writes.put_state(&self.dir, state);
         writes.commit().await?;
         self.state.borrow_mut().is_changed = false;
         Ok(Some(temporary))

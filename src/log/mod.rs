@@ -64,7 +64,7 @@ pub mod settings;
 pub mod tail;
 pub mod time_index;
 pub mod truncate;
-mod writes;
+pub mod writes;
 
 pub use self::error::{Damage, Error};
 pub use self::settings::LogSettings;

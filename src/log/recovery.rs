@@ -23,14 +23,15 @@ use std::path::PathBuf;
 
 use futures_util::stream::{self, StreamExt as _};
 
-use super::checkpoint::{self, LogCheckpoint};
+use super::checkpoint::LogCheckpoint;
 use super::error::Error;
 use super::replay::PartitionReplay;
 use super::settings::LogSettings;
+use super::writes::name_states;
 use crate::journal::entry::{Entry, EntryKind};
 use crate::model::ids::TopicPartition;
 use crate::model::offset::Offset;
-use crate::rt::{self, fs};
+use crate::rt;
 
 /// What recovery may hold at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,7 +265,7 @@ impl Recovery {
         }
         let at_a_time = self.limits.open_partitions.max(1);
         let mut runs = stream::iter(runs).buffer_unordered(at_a_time);
-        let (mut recovered, mut renames) = (Vec::new(), Vec::new());
+        let (mut recovered, mut states) = (Vec::new(), Vec::new());
         while let Some(done) = runs.next().await {
             let (topic_partition, slot, temporary) = done?;
             let outcome = match slot {
@@ -272,7 +273,7 @@ impl Recovery {
                 Slot::Failed(error) => Err(error),
                 Slot::Idle(_) | Slot::Deleted => continue,
             };
-            renames.extend(temporary);
+            states.extend(temporary);
             recovered.push(Recovered {
                 topic_partition,
                 outcome,
@@ -280,16 +281,7 @@ impl Recovery {
         }
         drop(runs);
         let written = started.elapsed();
-        fs::sync_filesystem(&self.root).await?;
-        let renames = renames.into_iter().map(|temporary| async move {
-            let path = temporary.with_file_name(checkpoint::FILE_NAME);
-            fs::rename(temporary, path).await
-        });
-        let mut renames = stream::iter(renames).buffer_unordered(at_a_time);
-        while let Some(renamed) = renames.next().await {
-            renamed?;
-        }
-        fs::sync_filesystem(&self.root).await?;
+        name_states(&self.root, states, at_a_time).await?;
         if !recovered.is_empty() {
             let flushed = started.elapsed().saturating_sub(written);
             tracing::info!(

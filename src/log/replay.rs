@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::checkpoint::{self, LogCheckpoint, align_down};
+use super::checkpoint::{LogCheckpoint, align_down};
 use super::error::{Damage, Error};
 use super::file_names::{FileKind, TEMPORARY_SUFFIX, file_name};
 use super::indexer::{Indexer, MaxTimestamp};
@@ -569,10 +569,7 @@ impl PartitionReplay {
         self.writes.put_end(path, 0, epochs);
         self.indexer = None;
         self.at.destaged_position = align_down(self.at.end_position);
-        let name = format!("{}{TEMPORARY_SUFFIX}", checkpoint::FILE_NAME);
-        let temporary = self.dir.join(name);
-        let state = self.at.encode_file();
-        self.writes.put_end(temporary.clone(), 0, state);
+        let temporary = self.writes.put_state(&self.dir, self.at.encode_file());
         self.writes.commit().await?;
         Ok(temporary)
     }

@@ -1,14 +1,19 @@
-//! Writes of recovery that wait to be carried out together.
+//! Writes of a recovery or a stop that wait to be carried out together, and are flushed together.
 //!
-//! Runs on: one shard, at start.        Owner: `PartitionReplay`.
+//! Runs on: one shard, at start and stop.        Owner: `PartitionReplay`; `Log`, as it closes.
 //! Promises: they are carried out in the order in which they came; nothing is flushed, the caller
-//! does that once for all partitions. Bytes are shared with the journal's blocks, never copied.
+//! does that once for all partitions, with [`name_states`]. Bytes are shared with the journal's
+//! blocks, never copied.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
 
+use super::checkpoint;
 use super::error::Error;
+use super::file_names::TEMPORARY_SUFFIX;
 use crate::rt::fs::{self, FileWrite};
 
 /// Bytes that are collected at most, but for the last write.
@@ -54,6 +59,14 @@ impl PendingWrites {
         });
     }
 
+    /// Adds the `partition.state` of a directory, under the temporary name that is returned, for
+    /// [`name_states`].
+    pub(super) fn put_state(&mut self, dir: &Path, state: Vec<u8>) -> PathBuf {
+        let temporary = dir.join(format!("{}{TEMPORARY_SUFFIX}", checkpoint::FILE_NAME));
+        self.put_end(temporary.clone(), 0, state);
+        temporary
+    }
+
     /// Lets the file end at `position`.
     pub(super) fn cut(&mut self, path: &Path, position: u64) {
         self.put_end(path.to_owned(), position, Bytes::new());
@@ -73,6 +86,27 @@ impl PendingWrites {
         }
         Ok(fs::write_parts(writes).await?)
     }
+}
+
+/// Makes all that was written below `root` durable, then gives the state files their names,
+/// `at_a_time` of them together, durably: before, they would promise what a power cut can still
+/// take back.
+///
+/// Cancel: not safe; what is missing then, recovery brings.
+pub async fn name_states(root: &Path, states: Vec<PathBuf>, at_a_time: usize) -> io::Result<()> {
+    fs::sync_filesystem(root).await?;
+    if states.is_empty() {
+        return Ok(());
+    }
+    let renaming = states.into_iter().map(|temporary| async move {
+        let path = temporary.with_file_name(checkpoint::FILE_NAME);
+        fs::rename(temporary, path).await
+    });
+    let mut renaming = stream::iter(renaming).buffer_unordered(at_a_time);
+    while let Some(renamed) = renaming.next().await {
+        renamed?;
+    }
+    fs::sync_filesystem(root).await
 }
 
 fn to_u64(bytes: usize) -> u64 {

@@ -19,8 +19,8 @@ use crate::journal::Journal;
 use crate::journal::checkpoint_file::Retired;
 use crate::journal::config::JournalConfig;
 use crate::journal::error::JournalError;
-use crate::log::checkpoint;
 use crate::log::error as log;
+use crate::log::writes::name_states;
 use crate::model::ids::{ShardId, TopicPartition};
 use crate::partition::partition::Partition;
 use crate::rt::{self, Lane, Task};
@@ -173,11 +173,10 @@ impl Shard {
         let mut closing =
             stream::iter(partitions.into_iter().map(close_log)).buffer_unordered(CLOSED_AT_A_TIME);
         let mut states = Vec::new();
-        loop {
-            let time_left = deadline.saturating_since(rt::now());
-            let Some(Some((id, closed))) = rt::timeout(time_left, closing.next()).await else {
-                break;
-            };
+        while rt::now() < deadline
+            && let time_left = deadline.saturating_since(rt::now())
+            && let Some(Some((id, closed))) = rt::timeout(time_left, closing.next()).await
+        {
             left -= 1;
             match closed {
                 Ok(state) => states.extend(state),
@@ -187,21 +186,11 @@ impl Shard {
                     return Err(error.into());
                 }
             }
-            if time_left.is_zero() {
-                break;
-            }
         }
         drop(closing);
-        self.sync_data_dir().await?;
-        let renaming = states.into_iter().map(|temporary| async move {
-            let path = temporary.with_file_name(checkpoint::FILE_NAME);
-            rt::fs::rename(temporary, path).await
-        });
-        let mut renaming = stream::iter(renaming).buffer_unordered(CLOSED_AT_A_TIME);
-        while let Some(renamed) = renaming.next().await {
-            renamed.map_err(Error::Sync)?;
-        }
-        self.sync_data_dir().await?;
+        name_states(self.data_dir(), states, CLOSED_AT_A_TIME)
+            .await
+            .map_err(Error::Sync)?;
         if left > 0 {
             tracing::info!(
                 partitions = left,
@@ -210,12 +199,6 @@ impl Shard {
             );
         }
         Ok(left == 0)
-    }
-
-    async fn sync_data_dir(&self) -> Result<(), Error> {
-        rt::fs::sync_filesystem(self.data_dir())
-            .await
-            .map_err(Error::Sync)
     }
 
     /// All input that has arrived on this shard has been handed to its handlers.
