@@ -13,6 +13,7 @@
 //! Every error names the file and what was tried.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -220,18 +221,14 @@ impl File {
     ///
     /// Cancel: safe.
     pub async fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
-        use std::os::fd::AsFd;
-        let allocated = match self.duplicate() {
-            Some(file) => {
-                let file = file.map_err(|error| self.named(&error, "allocate"))?;
-                blocking::run(Kind::Files, "allocate", move || {
-                    sys::fallocate_keep_size(file.as_fd(), pos, len)
-                })
-                .await
-            }
-            None => self.sim().allocate(pos, len).await,
-        };
-        allocated.map_err(|error| self.named(&error, &format!("allocate {len} bytes at {pos}")))
+        let allocated = self.off_shard(
+            "allocate",
+            move |file| sys::fallocate_keep_size(file.as_fd(), pos, len),
+            async |file| file.allocate(pos, len).await,
+        );
+        allocated
+            .await
+            .map_err(|error| self.named(&error, &format!("allocate {len} bytes at {pos}")))
     }
 
     /// Makes `len` bytes from `pos` read as zeros, without writing them: the file system keeps the
@@ -241,35 +238,28 @@ impl File {
     /// `Unsupported` where the file system cannot.
     /// Cancel: safe.
     pub async fn zero(&self, pos: u64, len: u64) -> io::Result<()> {
-        use std::os::fd::AsFd;
-        let zeroed = match self.duplicate() {
-            Some(file) => {
-                let file = file.map_err(|error| self.named(&error, "zero"))?;
-                blocking::run(Kind::Files, "zero", move || {
-                    sys::fallocate_zero(file.as_fd(), pos, len)
-                })
-                .await
-            }
-            None => self.sim().zero(pos, len).await,
-        };
-        zeroed.map_err(|error| self.named(&error, &format!("zero {len} bytes at {pos}")))
+        let zeroed = self.off_shard(
+            "zero",
+            move |file| sys::fallocate_zero(file.as_fd(), pos, len),
+            async |file| file.zero(pos, len).await,
+        );
+        zeroed
+            .await
+            .map_err(|error| self.named(&error, &format!("zero {len} bytes at {pos}")))
     }
 
     /// Sets the file's length. Durable after the next flush.
     ///
     /// Cancel: safe.
     pub async fn truncate(&self, len: u64) -> io::Result<()> {
-        let truncated = match self.duplicate() {
-            Some(file) => {
-                let file = file.map_err(|error| self.named(&error, "truncate"))?;
-                blocking::run(Kind::Files, "truncate", move || {
-                    std::fs::File::from(file).set_len(len)
-                })
-                .await
-            }
-            None => self.sim().truncate(len).await,
-        };
-        truncated.map_err(|error| self.named(&error, &format!("truncate to {len} bytes")))
+        let truncated = self.off_shard(
+            "truncate",
+            move |file| std::fs::File::from(file).set_len(len),
+            async |file| file.truncate(len).await,
+        );
+        truncated
+            .await
+            .map_err(|error| self.named(&error, &format!("truncate to {len} bytes")))
     }
 
     /// The file's length.
@@ -299,21 +289,20 @@ impl File {
         closed.map_err(|error| named(&error, "close", &inner.path))
     }
 
-    /// A descriptor for the blocking pool, of its own: it stays good if this file is closed
-    /// meanwhile. `None` under the simulator.
-    fn duplicate(&self) -> Option<io::Result<std::os::fd::OwnedFd>> {
-        match &self.inner.handle {
-            Handle::Direct(file) => Some(sys::duplicate(file)),
-            Handle::Buffered(file) => Some(sys::duplicate(file)),
-            Handle::Sim(_) => None,
-        }
-    }
-
-    fn sim(&self) -> &SimFile {
-        match &self.inner.handle {
-            Handle::Sim(file) => file,
-            Handle::Direct(_) | Handle::Buffered(_) => unreachable!("it has a descriptor"),
-        }
+    /// Does what the ring has no operation for, off the shard and on a copy of the descriptor,
+    /// which stays good if this file is closed meanwhile. Or in the simulation.
+    async fn off_shard(
+        &self,
+        name: &'static str,
+        on_disk: impl FnOnce(OwnedFd) -> io::Result<()> + Send + 'static,
+        in_sim: impl AsyncFnOnce(&SimFile) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let file = match &self.inner.handle {
+            Handle::Direct(file) => sys::duplicate(file)?,
+            Handle::Buffered(file) => sys::duplicate(file)?,
+            Handle::Sim(file) => return in_sim(file).await,
+        };
+        blocking::run(Kind::Files, name, move || on_disk(file)).await
     }
 
     fn check_aligned(&self, what: &str, pos: u64, len: usize) -> io::Result<()> {
