@@ -462,7 +462,7 @@ async fn run_shard(index: usize, shared: &Arc<Shared>) -> Result<(), StartError>
 
 async fn open_metadata_log(shared: &Shared) -> Result<MetadataLog, StartError> {
     let directory = shared.process.data_dir.join(recovery::METADATA_DIR);
-    let opened = MetadataLog::open(&directory).await;
+    let opened = MetadataLog::open(&directory, true).await;
     Ok(opened.map_err(recovery::Error::from)?.0)
 }
 
@@ -704,6 +704,7 @@ mod tests {
             }
             .into(),
             metadata_log::Error::Io(refused()).into(),
+            metadata_log::Error::Missing { directory: path() }.into(),
             metadata_log::Error::Corrupt {
                 path: path(),
                 position: 9,
@@ -720,7 +721,6 @@ mod tests {
             }
             .into(),
             ReplayError::Foreign { file: path() }.into(),
-            ReplayError::Missing { file: path() }.into(),
             ReplayError::Form {
                 file: path(),
                 position: 64,

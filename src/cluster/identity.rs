@@ -23,7 +23,7 @@ pub struct Identity {
     pub cluster_id: String,
     /// The broker that owns the directory.
     pub node_id: i32,
-    /// Shards of the last run.
+    /// Shards of the last run; each of them has a journal. 0 until the first start has made them.
     pub shard_count: u16,
 }
 

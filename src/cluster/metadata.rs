@@ -88,6 +88,8 @@ pub enum Record {
     },
     /// No journal and no directory holds anything of the ids deleted so far.
     TombstonesCleared,
+    /// All records before are durable: one of them that is not whole is damaged, not torn.
+    Durable,
     /// The dynamic settings of the broker, whole.
     BrokerConfigured {
         /// All dynamic settings from now on.
@@ -236,6 +238,7 @@ impl Image {
                 self.tombstones.clear();
                 Ok(())
             }
+            Record::Durable => Ok(()),
             Record::BrokerConfigured { configs } => {
                 self.broker_overrides.clone_from(configs);
                 Ok(())

@@ -11,7 +11,8 @@
 //! A file that has grown to several times its live content is replaced: the snapshot is written to
 //! the next number (temporary name, sync, rename, directory sync), then the old file goes. A start
 //! reads the highest number. A torn last frame was never announced and is cut off; a bad frame
-//! with a valid one behind it is corruption, and the start is refused.
+//! with a valid one behind it is corruption, and the start is refused. What is announced has one
+//! behind it: [claimed] the records, durable, then `Record::Durable` in a write of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,12 @@ pub enum Error {
         /// Where the frame starts.
         position: u64,
     },
+    /// The directory is that of a broker that has run, and the log is gone.
+    #[error("metadata log {directory}/*.log is missing: restore it from a backup")]
+    Missing {
+        /// Where it should be.
+        directory: PathBuf,
+    },
     /// The records contradict each other.
     #[error("metadata log {path}: {source}: restore it from a backup, or start a newer Corelog")]
     Inconsistent {
@@ -63,8 +70,9 @@ pub struct MetadataLog {
 }
 
 impl MetadataLog {
-    /// Opens or creates the log in `directory` and returns the image it leads to.
-    pub async fn open(directory: &Path) -> Result<(Self, Image), Error> {
+    /// Opens the log in `directory` and returns the image it leads to. Creates it, unless a broker
+    /// `has_run` with it.
+    pub async fn open(directory: &Path, has_run: bool) -> Result<(Self, Image), Error> {
         rt::fs::create_dir_all(directory).await?;
         let mut numbers: Vec<u64> = rt::fs::read_dir(directory)
             .await?
@@ -73,6 +81,10 @@ impl MetadataLog {
             .collect();
         numbers.sort_unstable();
         let Some(number) = numbers.pop() else {
+            if has_run {
+                let directory = directory.to_owned();
+                return Err(Error::Missing { directory });
+            }
             return Self::create(directory).await;
         };
         let path = file_path(directory, number);
@@ -137,14 +149,20 @@ impl MetadataLog {
             self.file
                 .write_at(buffer, bytes.len(), self.size_bytes)
                 .await?;
-            self.size_bytes = grown;
+            let claim = encode(&[Record::Durable]);
+            let mut buffer = IoBuf::alloc(claim.len()).await;
+            buffer[..claim.len()].copy_from_slice(&claim);
+            self.file.write_at(buffer, claim.len(), grown).await?;
+            self.size_bytes = grown + to_u64(claim.len());
         }
         self.has_failed = false;
         Ok(())
     }
 
     async fn rewrite(&mut self, image: &Image) -> Result<(), Error> {
-        let snapshot = encode(&image.to_records());
+        let mut records = image.to_records();
+        records.push(Record::Durable);
+        let snapshot = encode(&records);
         let size_bytes = to_u64(snapshot.len());
         rt::fs::write_atomic(&file_path(&self.directory, self.number + 1), snapshot).await?;
         let old = file_path(&self.directory, self.number);
@@ -233,6 +251,7 @@ fn has_frame_behind(rest: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rt::sim::{Sim, SimDisk};
 
     fn records() -> Vec<Record> {
         (1..=3)
@@ -263,6 +282,45 @@ mod tests {
                 "flip at {position} went unnoticed"
             );
         }
+    }
+
+    #[test]
+    fn an_announced_record_that_is_damaged_is_not_taken_for_a_torn_one() {
+        let dir = Path::new("/data/metadata");
+        let disk = SimDisk::new(1);
+        Sim::with_disk(1, disk.clone()).run(async {
+            let (mut log, image) = MetadataLog::open(dir, false).await.unwrap();
+            let after = image.apply(&records()[..1]).unwrap();
+            log.append(&records()[..1], &after).await.unwrap();
+        });
+        let path = file_path(dir, 0);
+        let whole = disk.peek(&path).unwrap();
+        let announced = encode(&records()[..1]).len();
+        for position in 0..announced {
+            disk.poke(&path, to_u64(position), &[whole[position] ^ 0x40])
+                .unwrap();
+            let opened = Sim::with_disk(2, disk.clone()).run(MetadataLog::open(dir, true));
+            assert!(
+                matches!(opened, Err(Error::Corrupt { position: 0, .. })),
+                "at {position}"
+            );
+            disk.poke(&path, 0, &whole).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_gone_is_not_made_anew() {
+        Sim::new(1).run(async {
+            let dir = Path::new("/data/metadata");
+            let opened = MetadataLog::open(dir, true).await;
+            assert!(matches!(opened, Err(Error::Missing { .. })));
+            let (mut log, image) = MetadataLog::open(dir, false).await.unwrap();
+            let after = image.apply(&records()).unwrap();
+            log.append(&records(), &after).await.unwrap();
+            drop(log);
+            let (_, image) = MetadataLog::open(dir, true).await.unwrap();
+            assert_eq!(image.to_records(), after.to_records());
+        });
     }
 
     #[test]
@@ -319,6 +377,7 @@ mod tests {
                 Record::TombstonesCleared,
                 r#"{"type":"tombstones_cleared"}"#.to_owned(),
             ),
+            (Record::Durable, r#"{"type":"durable"}"#.to_owned()),
             (
                 Record::BrokerConfigured {
                     configs: configs().into(),

@@ -400,16 +400,17 @@ impl FileHeader {
         if raw.magic != FILE_MAGIC {
             return Err(BlockError::NoBlock);
         }
-        if raw.version.get() != VERSION {
-            return Err(BlockError::Version {
-                found: raw.version.get(),
-            });
-        }
         let computed = crc32c::crc32c(raw.as_bytes().get(..CRC_AT).unwrap_or_default());
         if computed != raw.crc.get() {
             return Err(BlockError::Crc {
                 found: raw.crc.get(),
                 computed,
+            });
+        }
+        // a version is believed once the checksum fits: every later one has it at the same place
+        if raw.version.get() != VERSION {
+            return Err(BlockError::Version {
+                found: raw.version.get(),
             });
         }
         Ok(Self {

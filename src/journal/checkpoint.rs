@@ -21,7 +21,8 @@
 //! | 40 | 4 | anchor: number of the file |
 //! | 44 | 4 | anchor: checksum of the block before it |
 //! | 48 | 4 | number of partition records |
-//! | 52 | 8 | bytes of all partition records |
+//! | 52 | 4 | bytes of all partition records |
+//! | 56 | 4 | files that the ring had then, 0 if that is not known |
 //! | 60 | 4 | CRC-32C of everything else |
 //! | 64 | | partition records |
 //!
@@ -60,7 +61,8 @@ struct RawHeader {
     file: U32,
     previous_crc: U32,
     record_count: U32,
-    records_length: U64,
+    records_length: U32,
+    file_count: U32,
     crc: U32,
 }
 
@@ -99,6 +101,9 @@ pub struct Checkpoint {
     pub ring: RingId,
     /// Where replay starts; its link names the run.
     pub anchor: Anchor,
+    /// Files of the ring, numbered from 0, that were there when this was written. Those that are
+    /// not there any more held blocks. 0 before the first file of a run is opened.
+    pub file_count: u32,
     /// One record per partition that the shard had.
     pub partitions: Vec<PartitionCheckpoint>,
 }
@@ -151,6 +156,7 @@ impl Checkpoint {
             state: CheckpointState::Running,
             ring,
             anchor,
+            file_count: 0,
             partitions,
         }
     }
@@ -163,7 +169,7 @@ impl Checkpoint {
     /// The bytes of the file.
     ///
     /// # Panics
-    /// When a record is beyond 4 GiB.
+    /// When the records are beyond 4 GiB.
     pub fn encode(&self) -> Vec<u8> {
         let records_length: usize = self
             .partitions
@@ -185,7 +191,8 @@ impl Checkpoint {
             file: U32::new(self.anchor.slot.file),
             previous_crc: U32::new(self.anchor.link.previous_crc),
             record_count: U32::new(count(self.partitions.len())),
-            records_length: U64::new(u64::try_from(records_length).unwrap_or(u64::MAX)),
+            records_length: U32::new(count(records_length)),
+            file_count: U32::new(self.file_count),
             crc: U32::new(0),
         };
         let mut out = Vec::with_capacity(HEADER_BYTES + records_length);
@@ -217,11 +224,6 @@ impl Checkpoint {
         if raw.magic != MAGIC {
             return Err(CheckpointError::Magic);
         }
-        if raw.version.get() != VERSION {
-            return Err(CheckpointError::Version {
-                found: raw.version.get(),
-            });
-        }
         let records_length = usize::try_from(raw.records_length.get()).unwrap_or(usize::MAX);
         if records.len() != records_length {
             let needed = records_length.saturating_add(HEADER_BYTES);
@@ -233,6 +235,12 @@ impl Checkpoint {
             return Err(CheckpointError::Crc {
                 found: raw.crc.get(),
                 computed,
+            });
+        }
+        // a version is believed once the checksum fits: every later one has it at the same place
+        if raw.version.get() != VERSION {
+            return Err(CheckpointError::Version {
+                found: raw.version.get(),
             });
         }
         let state = match (raw.state, raw.zero) {
@@ -255,6 +263,7 @@ impl Checkpoint {
             state,
             ring,
             anchor: Anchor { slot, link },
+            file_count: raw.file_count.get(),
             partitions,
         })
     }
@@ -318,6 +327,7 @@ mod tests {
                     previous_crc: 0xaabb_ccdd,
                 },
             },
+            file_count: 16,
             partitions: vec![PartitionCheckpoint {
                 topic_partition,
                 record: Bytes::from_static(b"log"),
@@ -338,7 +348,7 @@ mod tests {
         expected.extend_from_slice(&[3, 0, 0, 0]);
         expected.extend_from_slice(&[0xdd, 0xcc, 0xbb, 0xaa]);
         expected.extend_from_slice(&[1, 0, 0, 0]);
-        expected.extend_from_slice(&[27, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend_from_slice(&[27, 0, 0, 0, 16, 0, 0, 0]);
         let mut records = Vec::new();
         records.extend_from_slice(b"0123456789abcdef");
         records.extend_from_slice(&[2, 0, 0, 0, 3, 0, 0, 0]);
@@ -347,7 +357,7 @@ mod tests {
         assert_eq!(&bytes[64..], &records);
         expected.extend_from_slice(&records);
         assert_eq!(&bytes[60..64], &crc32c::crc32c(&expected).to_le_bytes());
-        assert_eq!(&bytes[60..64], &[0xba, 0x5e, 0xd6, 0x18]);
+        assert_eq!(&bytes[60..64], &[0xbd, 0x16, 0x25, 0x8b]);
         assert_eq!(Checkpoint::decode(&Bytes::from(bytes)), Ok(sample()));
         let mut stopped = sample();
         stopped.state = CheckpointState::Stopped;
@@ -384,11 +394,11 @@ mod tests {
     proptest! {
         #[test]
         fn checkpoint_round_trips(
-            numbers: (u64, u64, u64, u32, u32, u64),
+            numbers: (u64, u64, u64, u32, u32, u64, u32),
             is_stopped: bool,
             records in proptest::collection::vec(any::<([u8; 16], i32, Vec<u8>)>(), 0..8),
         ) {
-            let (ring, run, sequence, previous_crc, file, offset) = numbers;
+            let (ring, run, sequence, previous_crc, file, offset, file_count) = numbers;
             let state =
                 if is_stopped { CheckpointState::Stopped } else { CheckpointState::Running };
             let link = Link { run: RunId(run), sequence, previous_crc };
@@ -401,6 +411,7 @@ mod tests {
                 state,
                 ring: RingId(ring),
                 anchor: Anchor { slot: Slot { file, offset }, link },
+                file_count,
                 partitions: partitions.collect(),
             };
             prop_assert_eq!(Checkpoint::decode(&Bytes::from(checkpoint.encode())), Ok(checkpoint));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use crate::journal::block::{RingId, RunId};
+use crate::journal::block::RunId;
 use crate::journal::checkpoint::{Checkpoint, CheckpointError};
 use crate::rt::fs;
 
@@ -31,14 +31,13 @@ pub enum Stored {
 #[derive(Debug)]
 pub struct Retired {
     pub(super) dir: PathBuf,
-    pub(super) ring: RingId,
-    pub(super) run: RunId,
+    pub(super) checkpoint: Checkpoint,
 }
 
 impl Retired {
     /// The run id of the blocks to come.
     pub const fn run(&self) -> RunId {
-        self.run
+        self.checkpoint.run()
     }
 }
 
@@ -69,17 +68,16 @@ pub(super) async fn write(dir: &Path, checkpoint: &Checkpoint) -> io::Result<()>
 }
 
 /// Starts a new run: from here on nothing of the earlier ones is read.
-pub(super) async fn retire(dir: &Path, checkpoint: &Checkpoint) -> io::Result<Retired> {
+pub(super) async fn retire(dir: &Path, checkpoint: Checkpoint) -> io::Result<Retired> {
     fs::create_dir_all(dir).await?;
     for above in dir.ancestors().skip(1).take(2) {
         if !above.as_os_str().is_empty() {
             fs::sync_dir(above).await?;
         }
     }
-    write(dir, checkpoint).await?;
+    write(dir, &checkpoint).await?;
     Ok(Retired {
         dir: dir.to_owned(),
-        ring: checkpoint.ring,
-        run: checkpoint.run(),
+        checkpoint,
     })
 }

@@ -333,20 +333,25 @@ fn files_of_a_newer_format_or_of_another_ring_are_refused() {
             }
         })
     };
-    disk.poke(FIRST_FILE, 4, &[9]).expect("pokes");
-    let text = refused();
-    assert!(
-        text.contains(FIRST_FILE) && text.contains("version 9 is newer"),
-        "{text}"
-    );
-    disk.poke(FIRST_FILE, 4, &[1]).expect("pokes");
-    disk.poke(CHECKPOINT, 4, &[9]).expect("pokes");
-    let text = refused();
-    assert!(
-        text.contains(CHECKPOINT) && text.contains("version 9 is newer"),
-        "{text}"
-    );
-    disk.poke(CHECKPOINT, 4, &[1]).expect("pokes");
+    for path in [FIRST_FILE, CHECKPOINT] {
+        // without the checksum that goes with it, it is damage
+        let before = disk.peek(path).expect("there");
+        disk.poke(path, 4, &[9]).expect("pokes");
+        assert_eq!(life(&disk, replay()).0.len(), 10, "{path}");
+        let bytes = disk.peek(path).expect("there");
+        let mut summed = bytes[..60].to_vec();
+        if path == CHECKPOINT {
+            summed.extend_from_slice(&bytes[64..]);
+        }
+        let crc = crc32c::crc32c(&summed).to_le_bytes();
+        disk.poke(path, 60, &crc).expect("pokes");
+        let text = refused();
+        assert!(
+            text.contains(path) && text.contains("version 9 is newer"),
+            "{text}"
+        );
+        disk.poke(path, 0, &before).expect("pokes");
+    }
     life(&disk, async {
         let bytes = fs::read(FIRST_FILE).await.expect("reads");
         fs::write_new("/data/journal/shard-000/00000009.wal", bytes)
@@ -361,20 +366,42 @@ fn files_of_a_newer_format_or_of_another_ring_are_refused() {
 }
 
 #[test]
-fn missing_file_that_the_checkpoint_needs_is_an_error() {
+fn a_file_that_is_gone_or_cut_is_damage_where_blocks_may_have_been_in_it() {
+    for cut_to in [None, Some(0), Some(4096), Some(8192)] {
+        let disk = disk_with_ten_blocks(Duration::ZERO);
+        life(&disk, async {
+            match cut_to {
+                None => fs::remove_file(FIRST_FILE).await.expect("removes"),
+                Some(len) => {
+                    let mut bytes = disk.peek(FIRST_FILE).expect("there");
+                    bytes.truncate(len);
+                    fs::write_atomic(FIRST_FILE, bytes).await.expect("writes");
+                }
+            }
+        });
+        let (found, damage, _) = life(&disk, replay());
+        assert!(found.len() < 10, "{found:?}");
+        assert_eq!(damage.len(), 1, "{cut_to:?}: {damage:?}");
+        assert!(damage[0].contains(FIRST_FILE), "{damage:?}");
+    }
+}
+
+#[test]
+fn files_under_each_others_names_are_read_as_what_they_are() {
     let disk = disk_with_ten_blocks(Duration::ZERO);
+    let expected = life(&disk, replay());
     life(&disk, async {
-        let journal = open().await;
-        append_blocks(&journal, 0..5).await;
-        let pin = journal.durable_position();
-        journal
-            .write_checkpoint(pin, Vec::new())
+        let second = Path::new(FIRST_FILE).with_file_name("00000001.wal");
+        let (one, two) = (disk.peek(FIRST_FILE), disk.peek(&second));
+        fs::write_atomic(FIRST_FILE, two.expect("there"))
             .await
             .expect("writes");
-        fs::remove_file(FIRST_FILE).await.expect("removes");
-        let error = Replay::open(Path::new(DIR)).await.err().expect("refused");
-        assert!(error.to_string().contains("is missing"), "{error}");
+        fs::write_atomic(&second, one.expect("there"))
+            .await
+            .expect("writes");
     });
+    let (found, damage, _) = life(&disk, replay());
+    assert_eq!((found, damage), (expected.0, Vec::new()));
 }
 
 #[test]
@@ -394,7 +421,7 @@ fn stopped_journal_has_nothing_to_replay_and_idle_journal_writes_nothing() {
             journal.reserve(1).await,
             Err(JournalError::Closed)
         ));
-        journal.write_stopped(Vec::new()).await.expect("writes");
+        journal.write_stopped().await.expect("writes");
     });
     let (found, damage, end) = life(&disk, replay());
     assert_eq!(

@@ -164,13 +164,13 @@ impl Journal {
         config.check()?;
         let Retired {
             dir,
-            ring: ring_id,
-            run,
+            mut checkpoint,
         } = retired;
+        let ring_id = checkpoint.ring;
         let sizes = config.file_sizes();
         ring_files::remove_unfinished(&dir).await?;
         remove_misfits(&dir, &sizes).await?;
-        let link = Link::first(run);
+        let link = Link::first(checkpoint.run());
         let page = u64::try_from(ALIGNMENT_BYTES).unwrap_or(u64::MAX);
         let spacing = (config.file_bytes / MARKS_PER_FILE).max(page);
         let mut ring = Ring::new(config.first_file_bytes, spacing, link);
@@ -184,6 +184,8 @@ impl Journal {
             files.push(file);
         }
         let is_growing = files.len() < sizes.len();
+        checkpoint.file_count = u32::try_from(files.len()).unwrap_or(u32::MAX);
+        checkpoint_file::write(&dir, &checkpoint).await?;
         let state = State {
             phase: Phase::Open,
             ring,
@@ -385,7 +387,7 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let shared = self.shared();
         let _only_one = shared.checkpoint_lock.acquire(1).await;
-        let (pin, anchor) = {
+        let (pin, anchor, file_count) = {
             let mut state = shared.state.borrow_mut();
             if let Phase::Failed(error) = &state.phase {
                 return Err(error.clone());
@@ -396,13 +398,15 @@ impl Journal {
                 let (next, link) = (state.next_position, state.link);
                 state.ring.mark_head(next.0, link);
             }
-            (pin, state.ring.anchor_for(pin.0))
+            let file_count = u32::try_from(state.files.len()).unwrap_or(u32::MAX);
+            (pin, state.ring.anchor_for(pin.0), file_count)
         };
         let ring = shared.ring_id;
         let checkpoint = Checkpoint {
             state: CheckpointState::Running,
             ring,
             anchor,
+            file_count,
             partitions,
         };
         checkpoint_file::write(&shared.dir, &checkpoint).await?;
@@ -448,10 +452,7 @@ impl Journal {
     /// next start has nothing to replay.
     ///
     /// Cancel: safe; the next start replays.
-    pub async fn write_stopped(
-        &self,
-        partitions: Vec<PartitionCheckpoint>,
-    ) -> Result<(), JournalError> {
+    pub async fn write_stopped(&self) -> Result<(), JournalError> {
         let shared = self.shared();
         let anchor = {
             let state = shared.state.borrow();
@@ -471,7 +472,8 @@ impl Journal {
             state: CheckpointState::Stopped,
             ring,
             anchor,
-            partitions,
+            file_count: 0,
+            partitions: Vec::new(),
         };
         checkpoint_file::write(&shared.dir, &checkpoint).await?;
         Ok(())

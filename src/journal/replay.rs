@@ -63,7 +63,7 @@ pub enum ReplayError {
         /// The version that is written.
         found: u16,
     },
-    /// A file of another ring, or under another one's name.
+    /// A file of another ring, or a second one with the same number.
     #[error(
         "{}: the file does not belong to this journal: restore its directory as it was",
         file.display()
@@ -84,12 +84,6 @@ pub enum ReplayError {
         position: u64,
         /// What is wrong with it.
         error: BlockError,
-    },
-    /// The file that the checkpoint points into is not there.
-    #[error("{}: the journal file is missing: restore it from a backup", file.display())]
-    Missing {
-        /// The file.
-        file: PathBuf,
     },
 }
 
@@ -158,7 +152,8 @@ impl Replay {
             }
         };
         let known = checkpoint.as_ref().map(|checkpoint| checkpoint.ring);
-        let reader = RingReader::open(dir, known).await?;
+        let file_count = checkpoint.as_ref().map_or(0, |found| found.file_count);
+        let reader = RingReader::open(dir, known, file_count).await?;
         let ring = reader.ring().unwrap_or_else(|| RingId(random_u64()));
         let slot = Slot {
             file: 0,
@@ -197,6 +192,11 @@ impl Replay {
     /// from somewhere), the replay starts with the oldest block that is linked to the newest.
     pub const fn has_current_checkpoint(&self) -> bool {
         self.checkpoint.is_some() && !self.is_checkpoint_old
+    }
+
+    /// Whether nothing at all is left of the ring, or there was none yet.
+    pub fn is_absent(&self) -> bool {
+        self.checkpoint.is_none() && self.reader.has_no_files()
     }
 
     /// How the chain ended, once `next_entry` has said that there is no more.
@@ -238,7 +238,7 @@ impl Replay {
         self.reader.close().await?;
         let run = RunId(self.highest_run.0 + 1);
         let checkpoint = Checkpoint::at_start(self.ring, run, partitions);
-        Ok(checkpoint_file::retire(&self.dir, &checkpoint).await?)
+        Ok(checkpoint_file::retire(&self.dir, checkpoint).await?)
     }
 
     /// Removes the ring of a shard that is no more; what it held is in the segments, and the
@@ -254,6 +254,9 @@ impl Replay {
             "[retire-last] a ring is read to its end before it is removed"
         );
         self.reader.close().await?;
+        if !fs::exists(&self.dir).await? {
+            return Ok(());
+        }
         let mut checkpoint = Checkpoint::at_start(self.ring, self.highest_run, Vec::new());
         checkpoint.state = CheckpointState::Stopped;
         checkpoint_file::write(&self.dir, &checkpoint).await?;
@@ -285,11 +288,6 @@ impl Replay {
                 let anchor = checkpoint.anchor;
                 if checkpoint.state == CheckpointState::Stopped {
                     self.end = Some(ReplayEnd::Stopped);
-                } else if anchor.link.sequence > 1 && !self.reader.has_file(anchor.slot.file) {
-                    let name = format!("{:08}.wal", anchor.slot.file);
-                    return Err(ReplayError::Missing {
-                        file: self.dir.join(name),
-                    });
                 }
                 self.slot = anchor.slot;
                 self.link = anchor.link;

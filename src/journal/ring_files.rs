@@ -15,6 +15,8 @@ use crate::rt::{File, IoBuf, OpenOptions, fs, yield_if_needed};
 /// One write while a file is made.
 const PREWRITE_BYTES: u64 = 1024 * 1024;
 const SUFFIX: &str = ".wal";
+/// More than any ring has; a file with a higher number is not of ours.
+pub(super) const FILES_MAX: u32 = 1 << 16;
 const TEMPORARY_SUFFIX: &str = ".wal.tmp";
 
 /// Name of a ring's file.
@@ -44,7 +46,8 @@ pub(super) async fn list(dir: &Path) -> io::Result<Vec<Found>> {
             .and_then(|name| name.strip_suffix(SUFFIX));
         let index = stem
             .filter(|stem| stem.len() == 8)
-            .and_then(|stem| stem.parse().ok());
+            .and_then(|stem| stem.parse().ok())
+            .filter(|index| *index < FILES_MAX);
         if let Some(index) = index {
             found.push(Found {
                 index,

@@ -2,8 +2,9 @@
 //!
 //! Runs on: a shard, at start.        Owner: `Replay`.
 //! Promises: memory is bounded by one block and one read-ahead; a page that cannot be read is a
-//! damaged page, not the end of the program. A read that fails for want of memory or permission is
-//! an error: it says nothing about the page.
+//! damaged page, not the end of the program, and so are those of a file that is gone or cut. A read
+//! that fails for want of memory or permission is an error: it says nothing about the page.
+//! A file is the one that its header says, whatever its name.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use crate::journal::block::{self, BlockError, BlockHeader, FILE_HEADER_BYTES, FileHeader, RingId};
 use crate::journal::replay::ReplayError;
 use crate::journal::ring::{FILE_START, Slot};
-use crate::journal::ring_files;
+use crate::journal::ring_files::{self, Found as FoundFile};
 use crate::model::limits::ALIGNMENT_BYTES;
 use crate::rt::{File, OpenOptions, yield_if_needed};
 
@@ -45,7 +46,7 @@ impl BlockRef {
 pub(super) enum Found {
     /// No block's header, or behind the end of the file.
     Nothing,
-    /// The page cannot be read.
+    /// The page cannot be read, or is not there any more.
     Unreadable,
     /// A header, as it says.
     Header(BlockHeader),
@@ -55,6 +56,8 @@ struct ReaderFile {
     path: PathBuf,
     file: File,
     size_bytes: u64,
+    /// What it had when it was made.
+    whole_bytes: u64,
 }
 
 /// Bytes of one file that were read.
@@ -67,15 +70,25 @@ struct Window {
 
 /// The files of one ring, open for reading.
 pub(super) struct RingReader {
+    dir: PathBuf,
+    /// Files that the ring had, numbered from 0. Some may be gone.
+    file_count: u32,
     files: BTreeMap<u32, ReaderFile>,
     ring: Option<RingId>,
     window: Option<Window>,
 }
 
 impl RingReader {
-    /// Opens the files of the ring; `ring` is its id, if the checkpoint tells.
-    pub(super) async fn open(dir: &Path, ring: Option<RingId>) -> Result<Self, ReplayError> {
+    /// Opens the files of the ring; `ring` is its id and `file_count` what it had at least, if the
+    /// checkpoint tells.
+    pub(super) async fn open(
+        dir: &Path,
+        ring: Option<RingId>,
+        file_count: u32,
+    ) -> Result<Self, ReplayError> {
         let mut reader = Self {
+            dir: dir.to_owned(),
+            file_count: file_count.min(ring_files::FILES_MAX),
             files: BTreeMap::new(),
             ring,
             window: None,
@@ -83,22 +96,24 @@ impl RingReader {
         for found in ring_files::list(dir).await? {
             let path = ring_files::path_of(dir, found.index);
             let file = File::open(&path, &OpenOptions::direct_read()).await?;
-            // whole pages only: nothing else can be read past the page cache
-            let size_bytes = found.size_bytes - found.size_bytes % PAGE;
-            reader.files.insert(
-                found.index,
-                ReaderFile {
-                    path,
-                    file,
-                    size_bytes,
-                },
-            );
-            let slot = Slot {
-                file: found.index,
-                offset: 0,
+            let mut page = Vec::with_capacity(FILE_HEADER_BYTES);
+            match file.read_at(0, FILE_HEADER_BYTES).await {
+                Ok(bytes) => page.extend_from_slice(&bytes),
+                Err(error) if is_of_the_device(&error) => page.resize(FILE_HEADER_BYTES, 0),
+                Err(error) => return Err(error.into()),
+            }
+            let (index, whole_bytes) = reader.identify(&path, found, &page)?;
+            let opened = ReaderFile {
+                path: path.clone(),
+                file,
+                // whole pages only: nothing else can be read past the page cache
+                size_bytes: found.size_bytes - found.size_bytes % PAGE,
+                whole_bytes,
             };
-            let page = reader.read(slot, FILE_HEADER_BYTES).await?;
-            reader.check_file_header(found.index, &page.bytes)?;
+            reader.file_count = reader.file_count.max(index.saturating_add(1));
+            if reader.files.insert(index, opened).is_some() {
+                return Err(ReplayError::Foreign { file: path });
+            }
         }
         Ok(reader)
     }
@@ -108,25 +123,23 @@ impl RingReader {
         self.ring
     }
 
-    pub(super) fn path(&self, file: u32) -> PathBuf {
-        self.files
-            .get(&file)
-            .map(|file| file.path.clone())
-            .unwrap_or_default()
+    pub(super) fn has_no_files(&self) -> bool {
+        self.files.is_empty()
     }
 
-    pub(super) fn has_file(&self, file: u32) -> bool {
-        self.files.contains_key(&file)
+    pub(super) fn path(&self, file: u32) -> PathBuf {
+        let found = self.files.get(&file).map(|file| file.path.clone());
+        found.unwrap_or_else(|| ring_files::path_of(&self.dir, file))
     }
 
     /// Where the first block of each file would begin: the files behind `file` first, itself last.
     pub(super) fn starts_behind(&self, file: u32) -> Vec<Slot> {
-        let behind = self.files.range(file.saturating_add(1)..);
-        let before = self.files.range(..=file);
+        let behind = file.saturating_add(1)..self.file_count;
+        let before = 0..self.file_count.min(file.saturating_add(1));
         behind
             .chain(before)
-            .map(|(file, _)| Slot {
-                file: *file,
+            .map(|file| Slot {
+                file,
                 offset: FILE_START,
             })
             .collect()
@@ -139,22 +152,32 @@ impl RingReader {
         Ok(())
     }
 
-    fn check_file_header(&mut self, index: u32, page: &[u8]) -> Result<(), ReplayError> {
-        let file = self.path(index);
+    /// Number and whole length of a file, by its header; by its name where that is damaged.
+    fn identify(
+        &mut self,
+        path: &Path,
+        found: FoundFile,
+        page: &[u8],
+    ) -> Result<(u32, u64), ReplayError> {
+        let file = path.to_owned();
         match FileHeader::decode(page) {
-            Ok(header) if header.index != index => Err(ReplayError::Foreign { file }),
-            Ok(header) => {
-                if *self.ring.get_or_insert(header.ring) == header.ring {
-                    Ok(())
-                } else {
-                    Err(ReplayError::Foreign { file })
+            Ok(header) if *self.ring.get_or_insert(header.ring) == header.ring => {
+                if header.index != found.index {
+                    tracing::warn!(file = %file.display(), index = header.index,
+                        "journal file has another one's name");
                 }
+                Ok((header.index, header.size_bytes))
             }
+            Ok(_) => Err(ReplayError::Foreign { file }),
             Err(BlockError::Version { found }) => Err(ReplayError::Version { file, found }),
             Err(error) => {
                 // the blocks say themselves what they are
                 tracing::warn!(file = %file.display(), %error, "journal file header is damaged");
-                Ok(())
+                let is_cut = matches!(error, BlockError::Short { .. });
+                Ok((
+                    found.index,
+                    if is_cut { u64::MAX } else { found.size_bytes },
+                ))
             }
         }
     }
@@ -170,6 +193,13 @@ impl RingReader {
     }
 
     async fn peek_with(&mut self, slot: Slot, ahead: usize) -> Result<Found, ReplayError> {
+        let is_there = match self.files.get(&slot.file) {
+            Some(file) => slot.offset < file.size_bytes || slot.offset >= file.whole_bytes,
+            None => slot.file >= self.file_count,
+        };
+        if !is_there {
+            return Ok(Found::Unreadable);
+        }
         let window = self.window_at(slot, ALIGNMENT_BYTES, ahead).await?;
         let at = usize::try_from(slot.offset - window.slot.offset).unwrap_or(usize::MAX);
         if window.unreadable.contains(&at) {

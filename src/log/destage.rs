@@ -462,6 +462,7 @@ impl Log {
             producers: std::mem::take(&mut state.destaged.producers),
             epochs: std::mem::take(&mut state.destaged.epochs),
             truncations: state.destaged.truncations,
+            is_dense: state.destaged.is_dense,
             ..LogCheckpoint::empty_at(next_base)
         };
         let log_start = state.offsets.log_start;

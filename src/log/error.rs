@@ -41,6 +41,20 @@ pub enum Damage {
         /// Bytes that are missing.
         missing: u64,
     },
+    /// Records are not where they have to be.
+    #[error("the records from offset {from} on are missing, what is there goes on at {next}")]
+    MissingRecords {
+        /// The first that is missing.
+        from: Offset,
+        /// The next that is there.
+        next: Offset,
+    },
+    /// The file, or one of the same partition before it, is not there.
+    #[error("the segment is missing: the first one that is there begins at offset {first}")]
+    MissingSegment {
+        /// Where the segments begin.
+        first: Offset,
+    },
     /// The file is a block of the journal that was durable, and records of the partition may have
     /// been in it.
     #[error("a durable block of the journal is damaged, and records may have been in it")]

@@ -696,11 +696,7 @@ async fn stop(shards: &[Rc<Shard>]) {
         for log in shard.logs.values() {
             log.close().await.expect("closes");
         }
-        shard
-            .journal
-            .write_stopped(Vec::new())
-            .await
-            .expect("says so");
+        shard.journal.write_stopped().await.expect("says so");
     }
 }
 

@@ -130,6 +130,19 @@ impl Listing {
         Ok((base, len) == (state.segment_base, state.end_position) || is_new_and_empty)
     }
 
+    /// Whether the segments begin where the log does, or before: they are removed only after the
+    /// log start has moved, durably.
+    pub(super) fn check_start(&self, dir: &Path, log_start: Offset) -> Result<(), Error> {
+        match self.logs.first_key_value() {
+            Some((first, _)) if *first > log_start => {
+                let path = dir.join(file_name(log_start, FileKind::Log));
+                let damage = Damage::MissingSegment { first: *first };
+                Err(Error::corrupt(path, 0, damage))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The sealed segments below the open one.
     fn sealed(&self, open_base: Offset) -> Segments {
         let mut segments = Segments::default();
@@ -175,7 +188,10 @@ impl Log {
         let state = listing.state(&dir)?;
         let last = listing.logs.last_key_value();
         let mut found = match (state, last) {
-            (Some(state), _) if listing.agrees_with(&dir, &state)? => state,
+            (Some(state), _) if listing.agrees_with(&dir, &state)? => {
+                listing.check_start(&dir, state.log_start)?;
+                state
+            }
             (_, Some((base, len))) => rebuild(&dir, &listing, &settings, (*base, *len)).await?,
             (_, None) => LogCheckpoint::default(),
         };
@@ -419,6 +435,7 @@ pub(super) async fn scan_segment(
     len: u64,
 ) -> Result<Scanned, Error> {
     let mut found = LogCheckpoint::empty_at(base);
+    found.is_dense = false;
     let first = listing.logs.first_key_value();
     found.log_start = first.map_or(base, |(first, _)| *first);
     found.epochs = read_epochs(dir).await?;
@@ -531,9 +548,10 @@ pub(super) async fn rebuild_producers(
             Err(error) => tracing::warn!(path = %path.display(), %error, "snapshot not used"),
         }
     }
+    // the snapshot may be that of the segment behind
     let first = listing
         .logs
-        .range(..=from)
+        .range(..=from.min(found.segment_base))
         .next_back()
         .map_or(Offset::ZERO, |(base, _)| *base);
     for (base, len) in listing.logs.range(first..=found.segment_base) {

@@ -5,6 +5,7 @@
 //! Promises: the first batch is the one that holds the requested offset and is complete, whatever
 //! its size (KIP-74); nothing at or above the bound is in the plan; every part ends at a batch
 //! boundary.
+//! A log that is known to have every offset is never read past a hole: that is an error.
 //! Invariants: [plan-pinned] a plan holds its memory and its descriptors: retention and eviction
 //! cannot take away what was promised: [reader-pinned]. No disk read runs on the shard's thread.
 
@@ -158,7 +159,11 @@ impl Log {
                 },
                 Place::Sealed(segment) => match self.read_sealed(&segment, &bounds).await {
                     Ok(Some(plan)) => return Ok(plan.cold(started)),
-                    Ok(None) => from = segment.next_offset,
+                    Ok(None) => {
+                        let (end, next) = (segment.size_bytes, segment.next_offset);
+                        self.check_no_hole(segment.base_offset, end, from, next)?;
+                        from = next;
+                    }
                     Err(error) => {
                         self.check_range(start)?; // retention may have taken it meanwhile
                         return Err(error);
@@ -209,6 +214,23 @@ impl Log {
         }
     }
 
+    /// `from` was looked for; what lies at `position` of the segment at `base` begins at `next`.
+    fn check_no_hole(
+        &self,
+        base: Offset,
+        position: FilePosition,
+        from: Offset,
+        next: Offset,
+    ) -> Result<(), Error> {
+        if next <= from || !self.state.borrow().destaged.is_dense {
+            return Ok(());
+        }
+        self.check_range(from)?; // retention may have taken it meanwhile
+        let path = self.path(base, FileKind::Log);
+        let damage = Damage::MissingRecords { from, next };
+        Err(Error::corrupt(path, position, damage))
+    }
+
     fn offset_behind_open(&self, from: Offset) -> Offset {
         // what is not in the open segment's file is in memory, unless the log has a gap here
         let next = self.tail.borrow().first_offset().unwrap_or(Offset::MAX);
@@ -238,6 +260,7 @@ impl Log {
         let Some(first) = find(&file, near, end, bounds.from).await? else {
             return Ok(None);
         };
+        self.check_no_hole(base, first.position, bounds.from, first.header.base_offset)?;
         let Some(mut stretch) = bounds.start(&first) else {
             return Ok(Some(ReadPlan::default()));
         };
@@ -272,6 +295,7 @@ impl Log {
         let near = indexes.offsets.floor(base, bounds.from);
         let first = find(&source, near, segment.size_bytes, bounds.from).await?;
         let Some(first) = first else { return Ok(None) };
+        self.check_no_hole(base, first.position, bounds.from, first.header.base_offset)?;
         let Some(mut stretch) = bounds.start(&first) else {
             return Ok(Some(ReadPlan::default()));
         };

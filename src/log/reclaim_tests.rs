@@ -13,7 +13,9 @@ use super::file_names::{DELETED_SUFFIX, FileKind, file_name, parse_file_name};
 use super::log::{Log, NewBatch};
 use super::read::ReadPlan;
 use super::reclaim::Idle;
+use super::recovery::{Recovery, RecoveryLimits};
 use super::settings::LogSettings;
+use crate::journal::entry::Entry;
 use crate::journal::journal::Position;
 use crate::model::batch_builder::BatchBuilder;
 use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
@@ -42,13 +44,21 @@ fn context() -> Rc<LogContext> {
     })
 }
 
-async fn open(context: &Rc<LogContext>) -> Rc<Log> {
-    let partition = TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0));
-    let settings = LogSettings {
+fn settings() -> LogSettings {
+    LogSettings {
         segment_bytes: 40_000,
         ..LogSettings::default()
-    };
-    Log::open(context, DIR, partition, settings).await.unwrap()
+    }
+}
+
+fn partition() -> TopicPartition {
+    TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0))
+}
+
+async fn open(context: &Rc<LogContext>) -> Rc<Log> {
+    Log::open(context, DIR, partition(), settings())
+        .await
+        .unwrap()
 }
 
 /// Appends one record whose value is full of `fill`, and declares it durable.
@@ -113,13 +123,19 @@ fn has_deleted_name(name: &str) -> bool {
 
 /// Whatever a crash left: segments are whole, the log is readable to its end, and the rest goes.
 /// Returns how many leftovers had been cut already.
-async fn check_after_crash(whole: &BTreeMap<i64, u64>) -> usize {
+async fn check_after_crash(whole: &BTreeMap<i64, u64>, log_start: Entry) -> usize {
     let (logs, deleted) = files().await;
     for (base, len) in logs {
         assert_eq!(len, whole[&base], "segment {base}");
     }
     let is_whole = |len: &u64| whole.values().any(|known| known == len);
     let cut_count = deleted.values().filter(|len| !is_whole(len)).count();
+    let mut recovery = Recovery::new("/data", RecoveryLimits::default());
+    recovery.add(partition(), DIR, settings());
+    recovery.apply(log_start).await.unwrap();
+    for recovered in recovery.finish().await.unwrap() {
+        recovered.outcome.unwrap();
+    }
     let context = context();
     let log = open(&context).await;
     let mut from = log.offsets().log_start.get();
@@ -139,9 +155,11 @@ fn a_crash_between_two_steps_leaves_a_leftover_and_never_a_short_segment() {
     for mode in [CrashMode::Lose, CrashMode::Keep, CrashMode::Torn] {
         for crash_after in 1.. {
             let disk = SimDisk::new(crash_after);
-            let whole = Sim::with_disk(1, disk.clone()).run(async {
-                filled(&context()).await;
-                files().await.0
+            // the journal has the entry before the log start moves
+            let (whole, entry) = Sim::with_disk(1, disk.clone()).run(async {
+                let log = filled(&context()).await;
+                let entry = log.log_start_entry(Offset::new(BATCHES - 10)).unwrap();
+                (files().await.0, entry.unwrap())
             });
             assert!(whole.len() > 3, "{whole:?}");
             disk.crash_after(crash_after);
@@ -156,7 +174,7 @@ fn a_crash_between_two_steps_leaves_a_leftover_and_never_a_short_segment() {
             });
             disk.crash(mode);
             println!("{mode:?} at change {crash_after}");
-            cut_count += Sim::with_disk(3, disk).run(check_after_crash(&whole));
+            cut_count += Sim::with_disk(3, disk).run(check_after_crash(&whole, entry));
             if ended.is_some() {
                 break;
             }

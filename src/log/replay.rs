@@ -62,6 +62,8 @@ pub(super) struct PartitionReplay {
     doubt: Option<Error>,
     /// Whatever does not join is given up.
     accepts_loss: bool,
+    /// The base tells where the log starts, as opposed to the segments.
+    knows_start: bool,
     /// The base's segment lacks bytes that the base has: fine only if retention had removed it, so
     /// if its end, known once the log rolled, is at or below the log start.
     hollow: Option<Hollow>,
@@ -136,6 +138,7 @@ impl PartitionReplay {
             broken: None,
             doubt: None,
             accepts_loss: idle.base_from == BaseFrom::Intact,
+            knows_start: idle.base_from == BaseFrom::Record,
             hollow,
         })
     }
@@ -346,6 +349,7 @@ impl PartitionReplay {
         *at = LogCheckpoint {
             log_start: at.log_start,
             truncations: at.truncations,
+            is_dense: at.is_dense,
             epochs: std::mem::take(&mut at.epochs),
             producers: std::mem::take(&mut at.producers),
             ..LogCheckpoint::empty_at(base)
@@ -518,6 +522,7 @@ impl PartitionReplay {
             end_position: end,
             next_offset: entry.next_offset,
             truncations: self.at.truncations,
+            is_dense: self.at.is_dense,
             epochs: self.at.epochs.clone(),
             ..LogCheckpoint::empty_at(base)
         };
@@ -558,6 +563,9 @@ impl PartitionReplay {
             && next_offset.is_none_or(|end| end > log_start)
         {
             return Err(error);
+        }
+        if self.knows_start {
+            self.listing.check_start(&self.dir, log_start)?;
         }
         self.complete_segment().await?;
         let (base, next_offset) = (self.at.segment_base, self.at.next_offset);
@@ -640,6 +648,7 @@ async fn base_in_segments(
         let found = &mut scanned.found;
         found.log_start = found.log_start.max(known.log_start).min(found.next_offset);
         found.truncations = known.truncations;
+        found.is_dense = known.is_dense;
     }
     scanned.found.destaged_position = align_down(scanned.found.end_position);
     Ok((scanned.found, Some(scanned.indexer)))

@@ -186,6 +186,7 @@ impl Log {
                 next_offset: truncation.next_offset,
                 epochs: state.epochs.clone(),
                 truncations: state.destaged.truncations,
+                is_dense: state.destaged.is_dense,
                 ..LogCheckpoint::empty_at(base)
             }
         };

@@ -158,7 +158,7 @@ impl Shard {
         self.journal.close().await?;
         running.completer.await; // it has told the partitions all that is durable
         if self.close_logs().await? {
-            self.journal.write_stopped(Vec::new()).await?;
+            self.journal.write_stopped().await?;
         }
         Ok(())
     }

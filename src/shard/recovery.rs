@@ -9,8 +9,9 @@
 //! with a damaged block of their journal.
 //! Order: identity checked -> metadata log -> directories of deleted topics removed, foreign ones
 //! adopted -> held entries and journals replayed into segments, all of it flushed -> what damaged
-//! partitions have in the journals is held -> journals retired, surplus ones removed -> tombstones
-//! cleared -> identity stored with the new shard count.
+//! partitions have in the journals is held -> journals retired -> tombstones
+//! cleared -> identity stored with the new shard count -> surplus journals removed. So a shard that
+//! the identity counts has a journal, or it is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -114,21 +115,24 @@ pub async fn run(
         format_version: FORMAT_VERSION,
         cluster_id: config.cluster_id.clone().unwrap_or_else(fresh_cluster_id),
         node_id: config.node_id,
-        shard_count,
+        shard_count: 0,
     });
     if is_new {
         identity.store(data_dir).await?;
     }
     rt::fs::create_dir_all(data_dir.join(TOPICS_DIR)).await?;
-    let (mut metadata, image) = MetadataLog::open(&data_dir.join(METADATA_DIR)).await?;
+    let (mut metadata, image) = MetadataLog::open(&metadata_dir, identity.shard_count > 0).await?;
     let (image, mut set_aside) = tidy_topics(data_dir, &mut metadata, image).await?;
     set_aside.extend(tidy_spares(data_dir).await?);
     let counts = (identity.shard_count, shard_count);
-    let (journals, offline) = replay(config, settings, &image, counts).await?;
+    let (journals, surplus, offline) = replay(config, settings, &image, counts).await?;
     let image = clear_tombstones(&mut metadata, image).await?;
     if identity.shard_count != shard_count {
         identity.shard_count = shard_count;
         identity.store(data_dir).await?;
+    }
+    for replay in surplus {
+        replay.remove().await?;
     }
     Ok(Recovered {
         identity,
@@ -326,21 +330,29 @@ pub(crate) fn fresh_topic_id() -> TopicId {
 
 // ---------------------------------------------------------------------- journals
 
+/// What became of the journals: those of this run, retired; those of shards that are no more, still
+/// to be removed; and the partitions that could not take their entries.
+type Replayed = (
+    Vec<Retired>,
+    Vec<Replay>,
+    BTreeMap<TopicPartition, log::Error>,
+);
+
 /// Replays what is held and the journals of all shards of the last run, flushes, and retires the
-/// journals. `counts`: shards of the last run, and of this one.
+/// journals. `counts`: shards of the last run, 0 before the first, and of this one.
 async fn replay(
     config: &BrokerConfig,
     settings: &ShardSettings,
     image: &Image,
     counts: (u16, u16),
-) -> Result<(Vec<Retired>, BTreeMap<TopicPartition, log::Error>), Error> {
+) -> Result<Replayed, Error> {
     let data_dir = &config.data_dir;
     let root = data_dir.join(JOURNAL_DIR);
     let (before, now) = counts;
     let mut input = Input {
         recovery: Recovery::new(data_dir, limits(settings, now)),
         image,
-        shard_count: before,
+        shard_count: if before == 0 { now } else { before },
         sources: BTreeMap::new(),
         in_journals: BTreeSet::new(),
     };
@@ -353,8 +365,12 @@ async fn replay(
     }
     let held = input.take_held(data_dir).await?;
     let mut replays = Vec::new();
-    for index in 0..now.max(last_run_shards(&root).await?) {
-        let mut replay = Replay::open(&shard_dir(&root, index)).await?;
+    for index in 0..now.max(before).max(last_run_shards(&root).await?) {
+        let dir = shard_dir(&root, index);
+        let mut replay = Replay::open(&dir).await?;
+        if index < before && replay.is_absent() {
+            input.take_damage(index, &dir, 0);
+        }
         input.take_journal(index, &mut replay).await?;
         replays.push(replay);
     }
@@ -381,15 +397,12 @@ async fn replay(
         report(image, *id, error);
     }
     // From here on segments and held files have everything: the journals may be given up.
+    let surplus = replays.split_off(usize::from(now).min(replays.len()));
     let mut journals = Vec::new();
-    for (index, replay) in (0u16..).zip(replays) {
-        if index < now {
-            journals.push(replay.retire(Vec::new()).await?);
-        } else {
-            replay.remove().await?;
-        }
+    for replay in replays {
+        journals.push(replay.retire(Vec::new()).await?);
     }
-    Ok((journals, offline))
+    Ok((journals, surplus, offline))
 }
 
 /// Says once at each start that a partition is offline, and what can be done.

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 use super::changes::Content;
@@ -67,6 +67,7 @@ pub struct SimDisk {
     state: Rc<RefCell<State>>,
 }
 
+#[derive(Clone)]
 struct State {
     rng: Rng,
     names: Names,
@@ -81,6 +82,7 @@ struct State {
     capacity: Option<u64>,
 }
 
+#[derive(Clone)]
 struct FileState {
     path: String,
     content: Content,
@@ -159,6 +161,33 @@ impl SimDisk {
     /// The live bytes of a file, at once.
     pub fn peek(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         self.read(path.as_ref())
+    }
+
+    /// Another disk with the same files.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let state = self.state.borrow().clone();
+        Self {
+            state: Rc::new(RefCell::new(state)),
+        }
+    }
+
+    /// The paths of all files.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let state = self.state.borrow();
+        let (mut paths, mut dirs) = (Vec::new(), vec![(PathBuf::from("/"), ROOT)]);
+        while let Some((path, dir)) = dirs.pop() {
+            for (name, inode) in state.names.entries(dir) {
+                let path = path.join(name);
+                if state.dirs.contains(&inode) {
+                    dirs.push((path, inode));
+                } else {
+                    paths.push(path);
+                }
+            }
+        }
+        paths.sort();
+        paths
     }
 
     /// Damages a file behind everybody's back.
