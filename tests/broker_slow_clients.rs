@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -165,6 +165,54 @@ fn thousands_of_waiting_consumers_leave_the_way_between_shards_free() {
     }
     let took = started.elapsed();
     assert!(took < WAIT / 2, "consumers were told late: {took:?}");
+}
+
+#[test]
+fn a_waiting_fetch_ends_when_its_client_goes_away() {
+    const CONSUMERS: usize = 20;
+    let dir = directory();
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, support::free_port()));
+    let launch = Launch::new(dir.path()).flag("--cores", "0,1");
+    let broker = launch.admin(admin).start();
+    client::create_topic(&broker.bootstrap(), "quiet", 2, &[]);
+    let consumers: Vec<Connection> = (0..CONSUMERS)
+        .map(|_| {
+            let mut connection = Connection::open(broker.launch().address());
+            let frame = connection.frame(&waiting_fetch("quiet", Duration::from_secs(1_000)), 12);
+            connection.send(&frame);
+            connection
+        })
+        .collect();
+    let becomes = |wanted: &[(&str, usize)]| {
+        let started = Instant::now();
+        while wanted
+            .iter()
+            .any(|(name, value)| total(admin, name) != *value)
+        {
+            assert!(started.elapsed() < client::LIMIT, "{wanted:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    becomes(&[("corelog_waiting_fetches", CONSUMERS)]);
+    drop(consumers);
+    becomes(&[
+        ("corelog_waiting_fetches", 0),
+        ("corelog_in_flight_requests", 0),
+        ("corelog_connections", 0),
+    ]);
+}
+
+/// The value of a gauge over all shards.
+fn total(admin: SocketAddr, name: &str) -> usize {
+    let mut stream = TcpStream::connect(admin).expect("the admin port");
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("taken");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("text");
+    let head = format!("{name}{{shard=\"total\"}} ");
+    let line = page.lines().find_map(|line| line.strip_prefix(&head));
+    line.expect("a gauge").parse().expect("a number")
 }
 
 /// The soft limit of this process to the hard one: a test of many connections has their other ends.

@@ -6,14 +6,17 @@
 //! them are still being waited for. Any other request starts when every answer before it has been
 //! written: Kafka handles one request of a connection at a time, clients rely on it.
 //! Limits: `PIPELINED_MAX` answers wait at most; a body that does not arrive (`frames`), or a
-//! response that makes no progress (`writing`), ends the connection.
+//! response that makes no progress (`writing`), ends the connection. So does a client that goes away
+//! while its Fetch waits for data.
 
 use std::cell::RefCell;
 use std::net::{Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 
 use crate::rt::net::TcpStream;
 use crate::rt::sync::{Notify, Queue};
@@ -30,6 +33,9 @@ use crate::wire::api::ApiKey;
 
 /// Answers of one connection that may wait for durability at a time.
 const PIPELINED_MAX: usize = 256;
+
+/// A Fetch that takes longer than this waits for data: its client is watched from here on.
+const WATCH_AFTER: Duration = Duration::from_millis(50);
 
 /// What the writer does when an answer's turn has come.
 pub(crate) enum Answer {
@@ -162,12 +168,22 @@ async fn serve(
         if shared.answers.is_closed() || shard.is_stopping() {
             return End::Quiet; // the writer met its end, or the broker comes to its own
         }
-        if !is_produce(&frame) {
+        if !is_of(&frame, ApiKey::Produce) {
             while shared.unwritten.get() > 0 {
                 shared.all_written.notified().await;
             }
         }
-        let answer = match dispatch::dispatch(&shard, fetch_sessions, client, frame).await {
+        let may_wait = is_of(&frame, ApiKey::Fetch);
+        let dispatched = pin!(dispatch::dispatch(&shard, fetch_sessions, client, frame));
+        let answered = if may_wait {
+            match select(dispatched, pin!(given_up(requests))).await {
+                Either::Left((answered, _)) => answered,
+                Either::Right(((), _)) => return End::Quiet,
+            }
+        } else {
+            dispatched.await
+        };
+        let answer = match answered {
             Ok(answer) => answer,
             Err(end) => return end,
         };
@@ -178,8 +194,14 @@ async fn serve(
     }
 }
 
-fn is_produce(frame: &Bytes) -> bool {
-    frame.get(..2) == Some(&ApiKey::Produce.code().to_be_bytes()[..])
+fn is_of(frame: &Bytes, api: ApiKey) -> bool {
+    frame.get(..2) == Some(&api.code().to_be_bytes()[..])
+}
+
+/// Returns when the client of a request that takes long has gone away.
+async fn given_up(requests: &mut Frames) {
+    rt::sleep(WATCH_AFTER).await;
+    requests.closed_by_client().await;
 }
 
 async fn write_answers(shared: &Shared, shard: &Shard, stream: &TcpStream) {

@@ -25,7 +25,7 @@ use crate::wire::{DecodeError, api_versions};
 
 /// Decodes and handles one frame (without its length prefix).
 ///
-/// Cancel: safe, except while Produce is submitting; the connection's reader never cancels.
+/// Cancel: safe, except while Produce is submitting; the connection's reader cancels Fetch only.
 pub(crate) async fn dispatch(
     shard: &Rc<Shard>,
     fetch_sessions: &SharedSessions,

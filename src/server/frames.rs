@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::rt;
-use crate::rt::net::TcpStream;
+use crate::rt::net::{SMALL_READ_BYTES, TcpStream};
 use crate::server::connection::End;
 use crate::server::patience;
 use crate::shard::budget::Charge;
@@ -149,6 +149,24 @@ impl Frames {
             return Err(End::Refused(reason));
         }
         Ok(())
+    }
+
+    /// Returns when the client has closed the connection, or the connection broke. Reads ahead of
+    /// what it sends meanwhile, a small read at most.
+    ///
+    /// Cancel: safe; what was read is kept.
+    pub(crate) async fn closed_by_client(&mut self) {
+        let ahead = if self.was_large {
+            HEAD_SIZE
+        } else {
+            SMALL_READ_BYTES
+        };
+        while self.buffer.len() < ahead {
+            if matches!(self.read_head().await, Ok(0) | Err(_)) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     async fn read_head(&mut self) -> std::io::Result<usize> {

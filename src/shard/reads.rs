@@ -3,7 +3,8 @@
 //! Runs on: the home shard.      Owner: `Shard`.      Pure: no.
 //! Promises: a wait ends at the first change of one of its partitions, at its deadline, or when the
 //! asker ends it; nothing polls.
-//! Limits: one wait for each connection that fetches from here; `EndWait` or the deadline ends it.
+//! Limits: one wait for each connection that fetches from here; `EndWait` or the deadline ends it,
+//! and `EndWait` comes when the asker's client goes away, too.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use crate::partition::reads::{
     Available, EpochQuestion, FetchPart, Fetched, OffsetAnswer, OffsetQuestion,
 };
 use crate::rt::sync::Notify;
-use crate::rt::{self, Instant};
+use crate::rt::{self, Instant, Lane};
 use crate::shard::calls::{PartitionSize, ShardCall};
 use crate::shard::shard::Shard;
 use crate::telemetry::metrics::ShardMetrics;
@@ -34,7 +35,7 @@ pub(crate) struct Waits {
     next_id: Cell<u64>,
 }
 
-/// The longest wait at another shard: so long one may stay behind whose client has gone.
+/// The longest wait at another shard.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A fetch that waits, as long as it does.
@@ -50,6 +51,29 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.lower(Gauge::WaitingFetches, 1);
+    }
+}
+
+/// Ends a wait at other shards when it is dropped: it is over, or nobody waits any more.
+struct AskedElsewhere {
+    shard: Rc<Shard>,
+    wait_id: u64,
+    homes: Vec<ShardId>,
+}
+
+impl Drop for AskedElsewhere {
+    fn drop(&mut self) {
+        let (shard, wait_id) = (self.shard.clone(), self.wait_id);
+        let homes = std::mem::take(&mut self.homes);
+        if homes.is_empty() {
+            return;
+        }
+        rt::spawn(Lane::Network, "end-wait", async move {
+            for home in homes {
+                drop(shard.send(home, ShardCall::EndWait(wait_id)).await);
+            }
+        })
+        .detach();
     }
 }
 
@@ -187,14 +211,22 @@ impl Shard {
     /// deadline, or after `WAIT_MAX`: whoever wants to wait longer asks again. Asks all home shards
     /// at once and ends the waits that did not answer.
     ///
-    /// Cancel: safe; waits left at other shards end then, too.
-    pub async fn await_data(&self, seen: Vec<(TopicPartition, Offset)>, deadline: Instant) {
+    /// Cancel: safe; the waits at other shards end then, too.
+    pub async fn await_data(
+        self: &Rc<Self>,
+        seen: Vec<(TopicPartition, Offset)>,
+        deadline: Instant,
+    ) {
         let wait = deadline.saturating_since(rt::now());
         let _waiting = Waiting::new(&self.metrics);
         let wait_id = self.waits.next_id.get();
         self.waits.next_id.set(wait_id + 1);
         let mut mine = Vec::new();
-        let mut asked = Vec::new();
+        let mut asked = AskedElsewhere {
+            shard: self.clone(),
+            wait_id,
+            homes: Vec::new(),
+        };
         let replies = FuturesUnordered::new();
         for (home, _, seen) in self.by_home(seen, |(partition, _)| *partition) {
             if home == self.id() {
@@ -207,7 +239,7 @@ impl Shard {
                     wait_ms,
                 };
                 replies.push(self.send(home, call).await.reply());
-                asked.push(home);
+                asked.homes.push(home);
             }
         }
         let moved = Rc::new(Notify::new());
@@ -222,9 +254,6 @@ impl Shard {
             }
         };
         rt::timeout(wait, first).await;
-        for home in asked {
-            drop(self.send(home, ShardCall::EndWait(wait_id)).await);
-        }
     }
 
     /// Whether a partition is gone or beyond what was seen; if none is, `moved` is told of the next
