@@ -5,8 +5,11 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::{GroupId, HeartbeatRequest, JoinGroupRequest, SyncGroupRequest};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use support::raw::{Connection, text};
 use support::{Broker, Launch, client, directory};
 
 const QUICK: [(&str, &str); 3] = [
@@ -186,4 +189,85 @@ fn groups_join_promptly_after_others_were_deleted() {
             result.expect("deleted");
         }
     }
+}
+
+/// One member that is alone in its group, over a connection of its own.
+struct Alone {
+    connection: Connection,
+    heartbeat: HeartbeatRequest,
+}
+
+impl Alone {
+    fn join(broker: &Broker, number: usize, session: Duration) -> Self {
+        let mut connection = Connection::open(broker.launch().address());
+        let group = GroupId(text(&format!("group-{number}")));
+        let protocol = JoinGroupRequestProtocol::default().with_name(text("range"));
+        let session_ms = i32::try_from(session.as_millis()).expect("seconds");
+        let join = JoinGroupRequest::default()
+            .with_group_id(group.clone())
+            .with_session_timeout_ms(session_ms)
+            .with_rebalance_timeout_ms(session_ms)
+            .with_protocol_type(text("consumer"))
+            .with_protocols(vec![protocol]);
+        let started = Instant::now();
+        let joined = loop {
+            let joined = connection.call(&join, 3); // no member id is needed first
+            if joined.error_code == 0 {
+                break joined;
+            }
+            assert!(started.elapsed() < client::LIMIT, "{joined:?}");
+            std::thread::sleep(Duration::from_millis(20)); // its partition is being loaded
+        };
+        let sync = SyncGroupRequest::default()
+            .with_group_id(group.clone())
+            .with_generation_id(joined.generation_id)
+            .with_member_id(joined.member_id.clone());
+        assert_eq!(connection.call(&sync, 2).error_code, 0);
+        let heartbeat = HeartbeatRequest::default()
+            .with_group_id(group)
+            .with_generation_id(joined.generation_id)
+            .with_member_id(joined.member_id);
+        Self {
+            connection,
+            heartbeat,
+        }
+    }
+
+    fn beat(&mut self) {
+        let frame = self.connection.frame(&self.heartbeat, 3);
+        self.connection.send(&frame);
+    }
+
+    fn answer(&mut self) -> i16 {
+        self.connection.receive::<HeartbeatRequest>(3).error_code
+    }
+}
+
+#[test]
+fn after_a_stall_no_session_expires_whose_heartbeat_has_arrived() {
+    const SESSION: Duration = Duration::from_secs(2);
+    let dir = directory();
+    let broker = Launch::new(dir.path())
+        .set("group.initial.rebalance.delay.ms", "0")
+        .set("group.min.session.timeout.ms", "100")
+        .start();
+    let join = |number| Alone::join(&broker, number, SESSION);
+    let mut members: Vec<Alone> = (0..40).map(join).collect();
+    let mut silent = join(40);
+    for member in &mut members {
+        member.beat();
+        assert_eq!(member.answer(), 0);
+    }
+    broker.signal(libc::SIGSTOP);
+    members.iter_mut().for_each(Alone::beat);
+    std::thread::sleep(SESSION * 2);
+    broker.signal(libc::SIGCONT);
+    let late = members
+        .iter_mut()
+        .filter_map(|m| Some(m.answer()).filter(|code| *code != 0));
+    assert_eq!(late.collect::<Vec<i16>>(), Vec::<i16>::new());
+    // who said nothing is gone after a session's time at the latest
+    std::thread::sleep(SESSION);
+    silent.beat();
+    assert_eq!(silent.answer(), 25, "UNKNOWN_MEMBER_ID");
 }

@@ -6,8 +6,12 @@
 //! bytes and write the same ones. Then each length is bent, one at a time, with an allocator that
 //! watches.
 
+mod support;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
 use bytes::{Bytes, BytesMut};
 use corelog::model::ids::CorrelationId;
@@ -236,6 +240,45 @@ fn no_length_of_any_version_reserves_more_than_the_request_could_hold() {
         }
     }
     assert!(bent_arrays > 300, "only {bent_arrays} arrays were tried");
+}
+
+#[test]
+fn a_broker_closes_the_connection_on_every_array_that_is_too_long() {
+    let dir = support::directory();
+    let mut broker = support::Launch::new(dir.path()).start();
+    for api in ApiKey::ALL {
+        for version in api.versions() {
+            let sample = sample(*api, version);
+            let is_flexible = api.is_flexible(version);
+            let arrays = sample.lengths.iter();
+            for array in arrays.filter(|(.., kind)| *kind == LengthKind::Array) {
+                let mut frame = vec![0; 4];
+                frame.extend(api.code().to_be_bytes());
+                frame.extend(version.to_be_bytes());
+                frame.extend(1_i32.to_be_bytes());
+                frame.extend((-1_i16).to_be_bytes()); // no client id
+                frame.extend(is_flexible.then_some(0)); // no tagged fields
+                frame.extend(sample.bent(*array, is_flexible));
+                let length = u32::try_from(frame.len() - 4).expect("small");
+                frame[..4].copy_from_slice(&length.to_be_bytes());
+                let mut stream = TcpStream::connect(broker.launch().address()).expect("accepted");
+                let limit = Some(support::client::LIMIT);
+                stream.set_read_timeout(limit).expect("valid");
+                stream.write_all(&frame).expect("taken");
+                let mut answer = Vec::new();
+                let closed = stream.read_to_end(&mut answer);
+                assert!(
+                    closed.is_ok() && answer.is_empty(),
+                    "{api} v{version} {array:?}"
+                );
+            }
+        }
+        assert!(
+            broker.is_running(),
+            "{api} ended the broker: {}",
+            broker.said()
+        );
+    }
 }
 
 #[test]

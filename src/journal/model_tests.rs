@@ -19,6 +19,7 @@ use crate::journal::replay::{Replay, ReplayedEntry};
 use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::offset::Offset;
 use crate::rt::sim::{CrashMode, Sim, SimDisk};
+use crate::rt::testing::say;
 use crate::rt::{Lane, fs, random_u64, sleep, spawn, yield_now};
 use bytes::Bytes;
 
@@ -368,7 +369,9 @@ fn every_completed_entry_is_replayed_in_order_whatever_the_power_does() {
         entries += model.borrow().total_queued;
         restarts += model.borrow().restarts;
     }
-    println!("{count} seeds, {crashes} power failures, {restarts} recoveries, {entries} entries");
+    say(&format!(
+        "{count} seeds, {crashes} power failures, {restarts} recoveries, {entries} entries"
+    ));
     assert!(crashes > count, "the power hardly ever failed");
 }
 

@@ -34,6 +34,7 @@ use crate::model::offset::Offset;
 use crate::model::record_batch::{BatchHeader, iter_batches};
 use crate::rt::sim::{CrashMode, Sim, SimDisk};
 use crate::rt::sync::{Notify, Semaphore};
+use crate::rt::testing::say;
 use crate::rt::{Lane, fs, random_u64, sleep, spawn};
 use crate::telemetry::metrics;
 use crate::telemetry::names::Counter;
@@ -788,9 +789,9 @@ fn logs_and_journals_keep_what_they_made_durable() {
     }
     let (appended, duplicates, truncations, crashes) = totals;
     let reused = segments_reused() - reused_before;
-    println!(
+    say(&format!(
         "{count} seeds, {crashes} power failures, {appended} batches, {duplicates} duplicates, \
          {truncations} truncations, {reused} segments in used blocks"
-    );
+    ));
     assert!(count < 10 || reused > 0);
 }

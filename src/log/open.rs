@@ -32,7 +32,7 @@ use super::segments::{SealedSegment, Segments};
 use super::settings::LogSettings;
 use super::time_index::TimeIndex;
 use crate::journal::entry::Entry;
-use crate::model::ids::{TopicId, TopicPartition};
+use crate::model::ids::{LeaderEpoch, TopicId, TopicPartition};
 use crate::model::offset::{FilePosition, Offset};
 use crate::rt::{self, SharedFile, fs};
 
@@ -474,6 +474,19 @@ pub(super) async fn scan_segment(
         indexer,
         stopped,
     })
+}
+
+/// The newest leader epoch of a directory that a Kafka broker wrote.
+pub async fn latest_epoch(
+    dir: &Path,
+    settings: &LogSettings,
+) -> Result<Option<LeaderEpoch>, Error> {
+    let listing = Listing::read(dir).await?;
+    let Some((base, len)) = listing.logs.last_key_value() else {
+        return Ok(read_epochs(dir).await?.latest());
+    };
+    let scanned = scan_segment(dir, &listing, settings, *base, *len).await?;
+    Ok(scanned.found.epochs.latest())
 }
 
 /// Decides whether damage at `position` is a torn end, which is cut off, or lies before intact

@@ -133,10 +133,14 @@ impl Partition {
         self.check_open()?;
         let log_start = self.log.offsets().log_start;
         if let Verdict::Duplicate(original) = self.log.check_producer(&batch.header)? {
-            let base_offset = original.base_offset();
+            let has_append_time = log_append_time_ms >= 0;
             let appended = Appended {
-                base_offset,
-                log_append_time_ms,
+                base_offset: original.base_offset(),
+                log_append_time_ms: if has_append_time {
+                    original.timestamp
+                } else {
+                    -1
+                },
                 log_start,
             };
             return Ok(Accepted::Duplicate {
@@ -204,7 +208,7 @@ impl Partition {
         self.fetches.borrow_mut().wake_all();
     }
 
-    /// What a fetch would find.
+    /// What a fetch would find; or where the log of whoever asks leaves this one (KIP-595).
     pub fn available(&self, part: &FetchPart) -> Result<Available, Error> {
         self.check_open()?;
         self.check_epoch(part.current_leader_epoch)?;
@@ -215,28 +219,30 @@ impl Partition {
             log_start: offsets.log_start,
             diverging: None,
         };
-        if let Some(diverging) = self.divergence(part) {
-            available.diverging = Some(diverging);
-            return Ok(available);
-        }
         let got = part.fetch_offset;
+        let (start, end) = (offsets.log_start, offsets.high_watermark);
+        let out_of_range = Error::OffsetOutOfRange { got, start, end };
+        if part.last_fetched_epoch >= 0 {
+            let asked = LeaderEpoch(part.last_fetched_epoch);
+            let (epoch, end) = self.end_of_epoch(asked).ok_or(out_of_range.clone())?;
+            if epoch < asked || end < got {
+                available.diverging = Some((epoch.0, end));
+                return Ok(available);
+            }
+        }
         if got < offsets.log_start || got > offsets.log_end {
-            let (start, end) = (offsets.log_start, offsets.high_watermark);
-            return Err(Error::OffsetOutOfRange { got, start, end });
+            return Err(out_of_range);
         }
         available.size_bytes = self.log.readable_bytes(got, offsets.high_watermark);
         Ok(available)
     }
 
-    /// KIP-595: where the follower's (or client's) log leaves this one.
-    fn divergence(&self, part: &FetchPart) -> Option<(i32, Offset)> {
-        if part.last_fetched_epoch < 0 {
-            return None;
+    /// Largest epoch at or below the one asked for, and where it ends; none above the leader's own.
+    fn end_of_epoch(&self, asked: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        if asked == self.leader_epoch.get() {
+            return Some((asked, self.log.offsets().log_end));
         }
-        let asked = LeaderEpoch(part.last_fetched_epoch);
-        let (epoch, end) = self.log.end_offset_for_epoch(asked)?;
-        let diverges = epoch < asked || end < part.fetch_offset;
-        diverges.then_some((epoch.0, end))
+        self.log.end_offset_for_epoch(asked)
     }
 
     /// KIP-320: -1 means that the client does not know the epoch.
@@ -254,11 +260,7 @@ impl Partition {
     pub fn epoch_end(&self, question: &EpochQuestion) -> Result<(i32, i64), Error> {
         self.check_open()?;
         self.check_epoch(question.current_leader_epoch)?;
-        let asked = LeaderEpoch(question.leader_epoch);
-        if asked == self.leader_epoch.get() {
-            return Ok((asked.0, self.log.offsets().log_end.get()));
-        }
-        let found = self.log.end_offset_for_epoch(asked);
+        let found = self.end_of_epoch(LeaderEpoch(question.leader_epoch));
         Ok(found.map_or((-1, -1), |(epoch, end)| (epoch.0, end.get())))
     }
 }

@@ -10,9 +10,14 @@ mod no_io_uring;
 
 /// Runs one of these tests where io_uring is forbidden: whether it passed, and what it said.
 fn run_without_io_uring(test: &str) -> (bool, String) {
+    run(test, &["--nocapture"])
+}
+
+fn run(test: &str, arguments: &[&str]) -> (bool, String) {
     let tests = std::env::current_exe().expect("this very program");
     let mut command = Command::new(tests);
-    command.args(["--exact", test, "--nocapture"]);
+    command.args(["--exact", test]).args(arguments);
+    command.env("SIM_SEEDS", "2");
     // SAFETY: between fork and exec only system calls are made.
     unsafe { command.pre_exec(forbid_io_uring) };
     let output = command.output().expect("it runs");
@@ -32,6 +37,13 @@ fn a_test_of_both_sides_runs_the_simulated_one_and_then_fails_with_the_line() {
         .lines()
         .filter(|line| line.contains("this process may not use io_uring"));
     assert_eq!(lines.count(), 1, "{said}");
+}
+
+#[test]
+fn a_plain_run_says_how_many_seeds_of_a_model_passed() {
+    let test = "log::model_tests::logs_and_journals_keep_what_they_made_durable";
+    let (passed, said) = run(test, &[]);
+    assert!(passed && said.contains("2 seeds, "), "{said}");
 }
 
 #[test]

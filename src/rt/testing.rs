@@ -5,6 +5,7 @@
 //! the line that the broker would end with. Nothing is skipped.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::executor::{self, Error, ShardSpec};
@@ -19,6 +20,12 @@ pub(crate) fn dir() -> tempfile::TempDir {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     std::fs::create_dir_all(&target).unwrap();
     tempfile::tempdir_in(target).unwrap()
+}
+
+/// Writes a line that a plain `cargo test` shows, as opposed to what a passing test prints.
+pub(crate) fn say(line: &str) {
+    let line = format!("{line}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 /// As `executor::run_on_cores`, where io_uring works.

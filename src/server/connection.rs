@@ -6,8 +6,8 @@
 //! them are still being waited for. Any other request starts when every answer before it has been
 //! written: Kafka handles one request of a connection at a time, clients rely on it.
 //! Limits: `PIPELINED_MAX` answers wait at most; a body that does not arrive (`frames`), or a
-//! response that makes no progress (`writing`), ends the connection. So does a client that goes away
-//! while its Fetch waits for data.
+//! response that makes no progress (`writing`), ends the connection. So does a client that goes
+//! away while its Fetch waits for data.
 
 use std::cell::RefCell;
 use std::net::{Shutdown, SocketAddr};

@@ -166,7 +166,7 @@ impl Frames {
                 return;
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn read_head(&mut self) -> std::io::Result<usize> {

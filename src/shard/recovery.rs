@@ -26,8 +26,10 @@ use crate::config::{BrokerConfig, TopicConfig, TopicOverrides};
 use crate::journal::block::{RingId, RunId};
 use crate::journal::checkpoint_file::Retired;
 use crate::journal::replay::{Replay, ReplayError};
+use crate::log::LogSettings;
 use crate::log::delete::{self, SET_ASIDE_SUFFIX};
 use crate::log::error::{self as log, Damage};
+use crate::log::open::latest_epoch;
 use crate::log::partition_metadata;
 use crate::log::recovery::{Recovery, RecoveryLimits};
 use crate::model::ids::{PartitionIndex, TopicId, TopicPartition};
@@ -304,11 +306,16 @@ async fn adopt(
             .find_map(|found| found.id)
             .unwrap_or_else(fresh_topic_id);
         let last = parts.iter().map(|found| found.partition).max().unwrap_or(0);
+        let mut leader_epoch = 0;
+        for found in &parts {
+            let latest = latest_epoch(&found.path, &LogSettings::default()).await?;
+            leader_epoch = leader_epoch.max(latest.map_or(0, |epoch| epoch.0));
+        }
         let topic = Topic {
             id,
             name: name.into(),
             partition_count: last.saturating_add(1),
-            leader_epoch: 0,
+            leader_epoch,
             overrides: TopicOverrides::default(),
         };
         tracing::info!(topic = name, partitions = topic.partition_count, "adopted");

@@ -142,13 +142,25 @@ pub(crate) fn describe_topic_partitions(
     names.sort_unstable();
     names.dedup();
     let mut first = 0;
+    if request
+        .cursor
+        .as_ref()
+        .is_some_and(|cursor| cursor.partition_index < 0)
+    {
+        let refused = names.into_iter().map(|name| {
+            DescribeTopicPartitionsResponseTopic::default()
+                .with_error_code(ErrorCode::InvalidRequest.code())
+                .with_name(Some(TopicName(StrBytes::from_string(name))))
+        });
+        return DescribeTopicPartitionsResponse::default().with_topics(refused.collect());
+    }
     if let Some(cursor) = &request.cursor {
         names.retain(|name| name.as_str() >= cursor.topic_name.as_str());
         if names
             .first()
             .is_some_and(|name| *name == *cursor.topic_name.as_str())
         {
-            first = cursor.partition_index.max(0);
+            first = cursor.partition_index;
         }
     }
     let mut room = request

@@ -303,9 +303,7 @@ fn record_work(config: &TopicConfig, header: &BatchHeader) -> Result<Option<Reco
 impl RecordWork {
     fn carry_out(self, batch: Bytes, limit: usize) -> Result<(Bytes, BatchHeader), Error> {
         let (header, whole, _) = BatchHeader::parse_whole(&batch).map_err(batch_error)?;
-        if self.must_have_keys {
-            check_keys(&header, whole, limit)?;
-        }
+        check_records(&header, whole, limit, self.must_have_keys)?;
         let Some((codec, level)) = self.recompress_to else {
             return Ok((batch, header));
         };
@@ -323,13 +321,19 @@ fn record_error(error: RecordError) -> Error {
     }
 }
 
-/// A compacted topic takes records with keys only; each that has none is named (KIP-467).
-fn check_keys(header: &BatchHeader, batch: &[u8], limit: usize) -> Result<(), Error> {
+/// The records are as many as the header says, and whole. A compacted topic takes only those with
+/// keys; each that has none is named (KIP-467).
+fn check_records(
+    header: &BatchHeader,
+    batch: &[u8],
+    limit: usize,
+    must_have_keys: bool,
+) -> Result<(), Error> {
     const REASON: &str = "Compacted topic cannot accept message without key";
     let payload = record::payload(header, batch, limit).map_err(record_error)?;
     let mut keyless = Vec::new();
     for (index, record) in (0i32..).zip(record::iter_records(&payload, header.record_count)) {
-        if record.map_err(record_error)?.key.is_none() {
+        if record.map_err(record_error)?.key.is_none() && must_have_keys {
             keyless.push((index, format!("{REASON} in topic partition.")));
         }
     }

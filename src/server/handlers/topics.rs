@@ -1,10 +1,13 @@
 //! CreateTopics, DeleteTopics, CreatePartitions: changes that the controller decides.
 
+use std::collections::BTreeMap;
+
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult,
 };
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
@@ -132,18 +135,22 @@ pub(crate) async fn delete(
     let image = ctx.shard.image();
     let mut results = Vec::with_capacity(request.topics.len());
     let mut doomed: Vec<(usize, TopicId)> = Vec::new();
+    let topic_of = |state: &DeleteTopicState| match &state.name {
+        Some(name) => image.topic(name),
+        None => image.topic_by_id(TopicId::from(state.topic_id)),
+    };
+    let mut asked: BTreeMap<TopicId, usize> = BTreeMap::new();
+    for topic in request.topics.iter().filter_map(topic_of) {
+        *asked.entry(topic.id).or_default() += 1;
+    }
     for state in request.topics {
-        let found = match &state.name {
-            Some(name) => image.topic(name),
-            None => image.topic_by_id(TopicId::from(state.topic_id)),
-        };
+        let found = topic_of(&state);
         let code = match (found, &state.name) {
+            (_, Some(_)) if !state.topic_id.is_nil() => ErrorCode::InvalidRequest,
             _ if !ctx.config().delete_topic_enable => ErrorCode::TopicDeletionDisabled,
             // The coordinators keep their state there.
             (Some(topic), _) if topic.is_internal() => ErrorCode::InvalidTopicException,
-            (Some(topic), _) if doomed.iter().any(|(_, id)| *id == topic.id) => {
-                ErrorCode::InvalidRequest
-            }
+            (Some(topic), _) if asked[&topic.id] > 1 => ErrorCode::InvalidRequest,
             (Some(topic), _) => {
                 doomed.push((results.len(), topic.id));
                 ErrorCode::None
