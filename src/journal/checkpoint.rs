@@ -142,8 +142,9 @@ pub enum CheckpointError {
 }
 
 impl Checkpoint {
-    /// The start of a run: an empty ring, and what the partitions have in their segments.
-    pub const fn at_start(ring: RingId, run: RunId, partitions: Vec<PartitionCheckpoint>) -> Self {
+    /// Between two runs: nothing to replay, whatever files there are, and what the partitions have
+    /// in their segments. `run` is the one to come.
+    pub const fn retired(ring: RingId, run: RunId, partitions: Vec<PartitionCheckpoint>) -> Self {
         let slot = Slot {
             file: 0,
             offset: super::ring::FILE_START,
@@ -153,7 +154,7 @@ impl Checkpoint {
             link: Link::first(run),
         };
         Self {
-            state: CheckpointState::Running,
+            state: CheckpointState::Stopped,
             ring,
             anchor,
             file_count: 0,

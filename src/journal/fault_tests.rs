@@ -615,3 +615,27 @@ fn full_ring_holds_data_back_in_order_and_lets_control_entries_through() {
         );
     });
 }
+
+#[test]
+fn a_power_failure_while_a_ring_is_made_anew_is_no_damage() {
+    let whole = disk_with_ten_blocks(Duration::ZERO);
+    let mut ends = 0;
+    for change in 1.. {
+        let disk = whole.copy();
+        let larger = JournalConfig {
+            first_file_bytes: 2 * config().first_file_bytes,
+            ring_bytes: 2 * config().ring_bytes,
+            ..config()
+        };
+        disk.crash_after(change);
+        let ended = Sim::with_disk(change, disk.clone()).run_until_crash(open_with(larger));
+        disk.crash(CrashMode::Keep);
+        let (_, damage, _) = life(&disk, replay());
+        assert_eq!(damage, Vec::<String>::new(), "at change {change}");
+        ends += 1;
+        if ended.is_some() {
+            break;
+        }
+    }
+    assert!(ends > 5, "{ends}");
+}

@@ -184,6 +184,8 @@ impl Journal {
             files.push(file);
         }
         let is_growing = files.len() < sizes.len();
+        // its files are there, and none of them has a block of this run
+        checkpoint.state = CheckpointState::Running;
         checkpoint.file_count = u32::try_from(files.len()).unwrap_or(u32::MAX);
         checkpoint_file::write(&dir, &checkpoint).await?;
         let state = State {

@@ -237,7 +237,7 @@ impl Replay {
         );
         self.reader.close().await?;
         let run = RunId(self.highest_run.0 + 1);
-        let checkpoint = Checkpoint::at_start(self.ring, run, partitions);
+        let checkpoint = Checkpoint::retired(self.ring, run, partitions);
         Ok(checkpoint_file::retire(&self.dir, checkpoint).await?)
     }
 
@@ -257,8 +257,7 @@ impl Replay {
         if !fs::exists(&self.dir).await? {
             return Ok(());
         }
-        let mut checkpoint = Checkpoint::at_start(self.ring, self.highest_run, Vec::new());
-        checkpoint.state = CheckpointState::Stopped;
+        let checkpoint = Checkpoint::retired(self.ring, self.highest_run, Vec::new());
         checkpoint_file::write(&self.dir, &checkpoint).await?;
         for entry in fs::read_dir(&self.dir).await? {
             let path = self.dir.join(&entry.name);
