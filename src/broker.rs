@@ -37,6 +37,9 @@ use crate::shard::recovery::{self, Recovered};
 use crate::shard::shard::{Process, Shard};
 use crate::telemetry::logging;
 
+/// What an orderly stop may take: 10 s are promised.
+const STOP_TIME: Duration = Duration::from_secs(9);
+
 /// Answers that were accepted before the stop have this long to be written.
 const DRAIN_TIME: Duration = Duration::from_secs(4);
 
@@ -116,7 +119,7 @@ pub fn run(config: BrokerConfig) -> Result<(), StartError> {
         let what = what.to_owned();
         move |source| StartError::Io { what, source }
     };
-    let termination = Termination::on_signals().map_err(io("signals"))?;
+    let termination = Termination::on_signals(STOP_TIME).map_err(io("signals"))?;
     let (open_files, _) = machine::raise_limits().map_err(io("resource limits"))?;
     machine::probe_io_uring()?;
     let listeners = claim_all(&config.listen)?;
