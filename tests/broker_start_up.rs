@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as NotifyAddress, UnixDatagram};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -212,20 +215,36 @@ fn limit(command: &mut Command, which: libc::__rlimit_resource_t, value: u64) {
 #[test]
 fn systemd_is_told_when_every_shard_accepts() {
     let dir = directory();
-    let socket = dir.path().join("notify");
-    let notified = UnixDatagram::bind(&socket).expect("a socket");
-    notified
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    assert_is_told(&socket, path.as_os_str(), &dir.path().join("data"));
+}
+
+#[test]
+fn systemd_is_told_at_an_abstract_address() {
+    let dir = directory();
+    let name = format!("corelog-test-{}", std::process::id());
+    let address = NotifyAddress::from_abstract_name(&name).expect("a short name");
+    let socket = UnixDatagram::bind_addr(&address).expect("a socket");
+    let told_of = format!("@{name}");
+    assert_is_told(&socket, told_of.as_ref(), &dir.path().join("data"));
+}
+
+/// Starts a broker that is told of the socket by this name.
+#[track_caller]
+fn assert_is_told(socket: &UnixDatagram, name: &OsStr, data_dir: &Path) {
+    socket
         .set_read_timeout(Some(Duration::from_secs(30)))
         .expect("valid");
-    let launch = Launch::new(&dir.path().join("data"));
+    let launch = Launch::new(data_dir);
     let mut child = launch
         .command()
-        .env("NOTIFY_SOCKET", &socket)
+        .env("NOTIFY_SOCKET", name)
         .stderr(Stdio::null())
         .spawn()
         .expect("the program starts");
     let mut message = [0; 64];
-    let told = notified.recv(&mut message);
+    let told = socket.recv(&mut message);
     let accepts = TcpStream::connect(launch.address()).is_ok();
     child.kill().expect("our own child");
     child.wait().expect("our own child");

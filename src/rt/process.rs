@@ -2,8 +2,12 @@
 //!
 //! Runs on: anywhere; reads small files of /proc, which never wait for a disk.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use super::sys;
@@ -46,13 +50,21 @@ fn parse_statm(text: &str) -> Option<u64> {
 
 /// Tells systemd that the service is up (`Type=notify`); does nothing elsewhere. For start-up only.
 pub fn notify_ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
-    let told = std::os::unix::net::UnixDatagram::unbound()
-        .and_then(|socket| socket.send_to(b"READY=1", path));
+    let told = notify_address(&name)
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
     if let Err(error) = told {
         tracing::warn!(%error, "systemd could not be told that the broker is ready");
+    }
+}
+
+/// A path, or behind `@` the name of a socket that has none (an abstract one).
+fn notify_address(name: &OsStr) -> io::Result<SocketAddr> {
+    match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(name),
     }
 }
 
