@@ -180,8 +180,13 @@ fn warn_of(config: &BrokerConfig) {
             "this setting has no effect in Corelog"
         );
     }
-    for address in config.exposed() {
-        tracing::warn!(%address, "listening beyond this machine without any security");
+    let exposed: Vec<String> = config.exposed().map(ToString::to_string).collect();
+    if !exposed.is_empty() {
+        let address = exposed.join(",");
+        tracing::warn!(
+            address,
+            "listening beyond this machine without any security"
+        );
     }
 }
 

@@ -15,7 +15,7 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{BrokerId, FetchRequest, MetadataRequest, TopicName};
 use support::no_io_uring::forbid_io_uring;
 use support::raw::{Connection, text};
-use support::{Launch, client, contents, directory};
+use support::{Launch, client, contents, directory, free_port};
 
 #[test]
 fn a_second_broker_on_the_same_port_is_refused_and_the_first_keeps_every_connection() {
@@ -310,11 +310,34 @@ fn a_wildcard_listener_advertises_the_address_that_was_connected_to() {
         assert_eq!(answer.brokers[0].host.as_str(), ip.to_string());
         assert_eq!(answer.brokers[0].port, i32::from(port));
     }
-    let warnings = broker.said();
-    let exposed = warnings
-        .lines()
-        .filter(|line| line.contains("without any security"));
-    assert_eq!(exposed.count(), 1, "{warnings}");
+}
+
+#[test]
+fn one_warning_names_every_address_beyond_this_machine() {
+    let warning = |launch: &Launch| {
+        let broker = launch.start();
+        let said = broker.said();
+        let mut lines = said.lines().filter(|line| line.contains("any security"));
+        let line = lines.next().map(str::to_owned);
+        assert_eq!(lines.next(), None, "{said}");
+        line
+    };
+    let dir = directory();
+    let launch = Launch::new(dir.path());
+    assert_eq!(warning(&launch), None);
+    let clients = launch.address().port();
+    let admin = SocketAddr::from((Ipv4Addr::UNSPECIFIED, free_port()));
+    let both = launch.clone().listen_host("0.0.0.0").admin(admin);
+    let line = warning(&both).expect("a warning");
+    assert!(
+        line.contains(&format!("0.0.0.0:{clients},{admin}")),
+        "{line}"
+    );
+    let line = warning(&launch.admin(admin)).expect("the admin port alone is worth it");
+    assert!(
+        line.contains(&admin.to_string()) && !line.contains(&clients.to_string()),
+        "{line}"
+    );
 }
 
 #[test]

@@ -165,9 +165,11 @@ impl BrokerConfig {
         }
     }
 
-    /// The listen addresses that reach beyond this machine: worth a warning without security.
+    /// The addresses that others than this machine can reach, for clients and for the admin port:
+    /// worth a warning without security.
     pub fn exposed(&self) -> impl Iterator<Item = &HostPort> {
-        self.listen.iter().filter(|address| !address.is_loopback())
+        let all = self.listen.iter().chain(&self.admin);
+        all.filter(|address| !address.is_loopback())
     }
 
     fn check_relations(&self) -> Result<(), Error> {
