@@ -404,7 +404,7 @@ fn serve(shared: Shared) -> Result<(), StartError> {
         }
     })?;
     outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
-    tracing::info!("stopped");
+    tracing::info!(target: logging::LIFECYCLE, "stopped");
     Ok(())
 }
 
@@ -534,6 +534,7 @@ async fn announce(shared: &Shared) {
     let cores = cores.join(",");
     let milliseconds = u64::try_from(shared.start.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
+        target: logging::LIFECYCLE,
         parent: None,
         version = env!("CARGO_PKG_VERSION"),
         address = text(&shared.addresses),

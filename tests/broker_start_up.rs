@@ -449,6 +449,28 @@ fn sigterm_ends_a_busy_broker_with_exit_code_0_in_time() {
 }
 
 #[test]
+fn the_lines_of_start_and_stop_are_written_at_every_level() {
+    let dir = directory();
+    for level in ["error", "warn", "trace"] {
+        for (format, lines) in [
+            ("text", ["INFO ready version=", "INFO stopped"]),
+            ("json", ["\"message\":\"ready\"", "\"message\":\"stopped\""]),
+        ] {
+            let launch = Launch::new(dir.path());
+            let launch = launch.flag("--log-level", level);
+            let mut broker = launch.flag("--log-format", format).start();
+            broker.signal(libc::SIGTERM);
+            assert_eq!(broker.wait(support::STOP_LIMIT).code(), Some(0));
+            let stopped = || broker.said().contains(lines[1]);
+            client::wait_until("the stop is logged", stopped);
+            for line in lines {
+                assert_eq!(broker.said().matches(line).count(), 1, "{level}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
 fn sigint_stops_as_sigterm_does() {
     let dir = directory();
     let mut broker = Launch::new(dir.path()).start();

@@ -3,11 +3,15 @@
 //! Fields by these names: `partition`, `client_id`, `peer` on the lines about them, and `shard` on
 //! every line that a shard's thread writes (the span that `broker.rs` enters there). One-line
 //! start-up errors are not log lines: `main.rs` prints them.
+//! Promises: a line with the target `LIFECYCLE` is written at every level.
 
 use std::io::IsTerminal;
 use std::str::FromStr;
 
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+
+/// Target of the two lines that every run writes, whatever its level: ready and stopped.
+pub const LIFECYCLE: &str = "corelog::lifecycle";
 
 /// Why logging did not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +51,7 @@ pub fn start(level: &str, is_json: bool) -> Result<(), LoggingError> {
 /// is checked before.
 fn filter(level: LevelFilter) -> EnvFilter {
     let runtime = level.min(LevelFilter::ERROR);
-    EnvFilter::new(format!("{level},glommio={runtime}"))
+    EnvFilter::new(format!("{level},glommio={runtime},{LIFECYCLE}=info"))
 }
 
 #[cfg(test)]
