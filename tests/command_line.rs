@@ -171,6 +171,16 @@ fn an_impossible_setting_stops_serve_before_anything_is_touched() {
             ("A", "B"),
             "corelog: cannot read /no/such/file: ",
         ),
+        (
+            &["--set", "num.partitions=1\nnode.id=\x1b[31m2"],
+            ("A", "B"),
+            "setting `num.partitions` = `1\\nnode.id=\\u{1b}[31m2` (--set) is not allowed",
+        ),
+        (
+            &[],
+            ("CORELOG_CLUSTER_I", "a\nb"),
+            "unknown setting `CORELOG_CLUSTER_I` = `a\\nb` (environment)",
+        ),
     ];
     for (flags, (name, value), expected) in cases {
         let arguments = [&["serve", "--data-dir", data_text][..], flags].concat();

@@ -69,9 +69,33 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("corelog: {failure}");
+            eprintln!("corelog: {}", one_line(&failure.to_string()));
             let usage = matches!(failure, Failure::Usage(_));
             ExitCode::from(if usage { EXIT_USAGE } else { EXIT_FAILED })
         }
+    }
+}
+
+/// The text with its control characters escaped: names and values in it may hold any.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_whatever_is_in_it() {
+        let text = "`a\nb\r\u{1b}[0m` in C:\\x: \u{e4}";
+        assert_eq!(one_line(text), "`a\\nb\\r\\u{1b}[0m` in C:\\x: \u{e4}");
     }
 }
