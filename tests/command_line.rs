@@ -197,6 +197,21 @@ fn an_impossible_setting_stops_serve_before_anything_is_touched() {
 }
 
 #[test]
+fn several_data_directories_are_refused() {
+    // not an address of any machine: a setting that is taken ends there
+    let nowhere = ["serve", "--listen", "203.0.113.1:9092", "--set"];
+    for setting in ["data.dir", "log.dirs", "log.dir"] {
+        let output = run(&[&nowhere[..], &[&format!("{setting}=/a,/b")]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let expected = format!(
+            "corelog: setting `{setting}` = `/a,/b` (--set) is not allowed: \
+             expected one directory, a path without commas\n"
+        );
+        assert_eq!(stderr(&output), expected);
+    }
+}
+
+#[test]
 fn a_closed_output_ends_quietly() {
     let mut child = corelog(&["completions", "bash"])
         .stdout(Stdio::piped())

@@ -203,13 +203,6 @@ impl BrokerConfig {
                 format!("it exceeds `socket.request.max.bytes` = `{request_max}`"),
             );
         }
-        if self.data_dir.as_os_str().is_empty() {
-            return conflict(
-                "data.dir",
-                String::new(),
-                "it must name a directory".to_owned(),
-            );
-        }
         if let Some(admin) = &self.admin
             && admin.port != 0
             && self.listen.iter().any(|listen| same_address(listen, admin))
@@ -453,7 +446,6 @@ mod tests {
                 ("socket.request.max.bytes", "1000000"),
             ],
             [("listen", "127.0.0.1:9644"), ("node.id", "1")],
-            [("data.dir", ""), ("node.id", "1")],
         ] {
             assert!(config(&flags).is_err(), "{flags:?}");
         }

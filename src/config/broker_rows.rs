@@ -110,7 +110,7 @@ static BROKER: &[Row] = &[
         &["log.dirs", "log.dir"],
         row(
             "data.dir",
-            Kind::Text,
+            Kind::Directory,
             "./data",
             "broker.rs",
             "The directory of everything that lasts: journals, segments, metadata. One directory; \

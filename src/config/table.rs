@@ -13,8 +13,7 @@ use super::units;
 pub struct Row {
     /// The name: Kafka's own where Kafka has the setting.
     pub key: &'static str,
-    /// Other names for the same setting in file, environment and `--set`: Kafka's, where ours is
-    /// shorter.
+    /// Other names for the same setting in file and `--set`: Kafka's, where ours is shorter.
     pub aliases: &'static [&'static str],
     /// What it does, for people: one to three sentences.
     pub doc: &'static str,
@@ -91,6 +90,8 @@ pub enum Kind {
     List,
     /// Any text.
     Text,
+    /// The path of one directory. Without commas: Kafka's names for it take lists.
+    Directory,
     /// One or several `HOST:PORT`, comma-separated.
     Listen,
     /// One `HOST:PORT`, port not 0, host not a wildcard.
@@ -118,7 +119,7 @@ pub enum Value {
     Size(Option<u64>),
     /// From `Time`.
     Time(Duration),
-    /// From `Choice` and `Text`.
+    /// From `Choice`, `Text` and `Directory`.
     Text(String),
     /// From `List` and `ChoiceList`.
     List(Vec<String>),
@@ -259,6 +260,8 @@ impl Kind {
             }
             Self::List => Some(Value::List(words(text))),
             Self::Text => Some(Value::Text(text.to_owned())),
+            Self::Directory => (!text.trim().is_empty() && !text.contains(','))
+                .then(|| Value::Text(text.to_owned())),
             Self::Listen => addresses(text).map(Value::Addresses),
             Self::Advertise => HostPort::parse(text)
                 .filter(|address| address.port != 0 && !address.is_wildcard())
@@ -299,6 +302,7 @@ impl Kind {
             }
             Self::List => "a comma-separated list".to_owned(),
             Self::Text => "text".to_owned(),
+            Self::Directory => "one directory, a path without commas".to_owned(),
             Self::Listen => "HOST:PORT, or several of them with commas, without TLS".to_owned(),
             Self::Advertise => {
                 "HOST:PORT that clients can reach: no wildcard host, no port 0".to_owned()
@@ -334,7 +338,7 @@ impl Kind {
             Self::Double(..) => "double",
             Self::Size(..) | Self::SizeOrAuto(..) => "size",
             Self::Time(..) => "time",
-            Self::Choice(_) | Self::Text => "string",
+            Self::Choice(_) | Self::Text | Self::Directory => "string",
             Self::ChoiceList(_) | Self::List => "list",
             Self::Listen | Self::Advertise | Self::AddressOrOff => "address",
             Self::Cores => "cores",
@@ -436,6 +440,15 @@ mod tests {
         assert!(Kind::Advertise.parse("0.0.0.0:9092").is_none());
         assert!(Kind::Advertise.parse("[::]:9092").is_none());
         assert!(Kind::Advertise.parse("broker:0").is_none());
+    }
+
+    #[test]
+    fn there_is_one_directory() {
+        let parsed = Kind::Directory.parse("/var/lib/core log");
+        assert_eq!(parsed, Some(Value::Text("/var/lib/core log".to_owned())));
+        for text in ["", " ", "/a,/b", "/a,"] {
+            assert_eq!(Kind::Directory.parse(text), None, "{text}");
+        }
     }
 
     #[test]
