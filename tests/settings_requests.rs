@@ -26,9 +26,9 @@ use kafka_protocol::messages::offset_commit_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    DescribeConfigsRequest, FetchRequest, GroupId, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, JoinGroupRequest, JoinGroupResponse, OffsetCommitRequest,
-    ProduceRequest, TopicName, TransactionalId,
+    AlterConfigsRequest, DescribeConfigsRequest, FetchRequest, GroupId,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, JoinGroupResponse,
+    OffsetCommitRequest, ProduceRequest, TopicName, TransactionalId, alter_configs_request,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -335,15 +335,17 @@ fn transaction_max_timeout_ms_refuses_longer_ones() {
     assert_eq!(no_transactions, TRANSACTIONAL_ID_AUTHORIZATION_FAILED);
 }
 
+const BROKER_RESOURCE: i8 = 4;
 const GROUP_RESOURCE: i8 = 32;
 
-fn alter_group(broker: &Broker, name: &str, value: &str) -> i16 {
+/// IncrementalAlterConfigs of one setting; the error code.
+fn alter(broker: &Broker, (kind, of): (i8, &str), name: &str, value: &str) -> i16 {
     let change = AlterableConfig::default()
         .with_name(text(name))
         .with_value(Some(text(value)));
     let resource = AlterConfigsResource::default()
-        .with_resource_type(GROUP_RESOURCE)
-        .with_resource_name(text("g"))
+        .with_resource_type(kind)
+        .with_resource_name(text(of))
         .with_configs(vec![change]);
     let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
     connect(broker)
@@ -353,13 +355,74 @@ fn alter_group(broker: &Broker, name: &str, value: &str) -> i16 {
         .error_code
 }
 
+/// AlterConfigs: this setting and no other; the error code.
+fn replace(broker: &Broker, (kind, of): (i8, &str), name: &str, value: &str) -> i16 {
+    let setting = alter_configs_request::AlterableConfig::default()
+        .with_name(text(name))
+        .with_value(Some(text(value)));
+    let resource = alter_configs_request::AlterConfigsResource::default()
+        .with_resource_type(kind)
+        .with_resource_name(text(of))
+        .with_configs(vec![setting]);
+    let request = AlterConfigsRequest::default().with_resources(vec![resource]);
+    connect(broker)
+        .call(&request, 2)
+        .expect("an answer")
+        .responses[0]
+        .error_code
+}
+
+#[test]
+fn a_setting_without_effect_warns_at_the_start_and_whenever_it_is_altered() {
+    let broker = Broker::with_settings(&["log.format=json", "num.io.threads=8"]);
+    let warnings = |setting: &str| -> Vec<serde_json::Value> {
+        let log = broker.log();
+        let lines = log.lines().map(serde_json::from_str);
+        lines
+            .map(|line: Result<serde_json::Value, _>| line.expect("one object a line"))
+            .filter(|line| line["level"] == "WARN" && line["setting"] == setting)
+            .collect()
+    };
+    let count = |setting: &str| warnings(setting).len();
+    assert_eq!(count("num.io.threads"), 1);
+    assert_eq!(count("num.network.threads"), 0);
+    let (this, all, group) = (
+        (BROKER_RESOURCE, "1"),
+        (BROKER_RESOURCE, ""),
+        (GROUP_RESOURCE, "g"),
+    );
+    assert_eq!(alter(&broker, this, "num.io.threads", "9"), 0);
+    assert_eq!(count("num.io.threads"), 2);
+    assert_eq!(replace(&broker, this, "log.flush.interval.ms", "5"), 0);
+    assert_eq!(count("log.flush.interval.ms"), 1);
+    assert_eq!(replace(&broker, all, "num.network.threads", "4"), 0);
+    assert_eq!(count("num.network.threads"), 1);
+    assert_eq!(alter(&broker, all, "background.threads", "4"), 0);
+    assert_eq!(count("background.threads"), 1);
+    let name = "consumer.heartbeat.interval.ms";
+    assert_eq!(alter(&broker, group, name, "6000"), 0);
+    let [of_group] = &warnings(name)[..] else {
+        panic!("{}", broker.log())
+    };
+    assert_eq!(of_group["group"], "g", "{of_group}");
+    // one that has an effect, one that is refused
+    assert_eq!(replace(&broker, this, "message.max.bytes", "2000"), 0);
+    assert_eq!(
+        alter(&broker, this, "num.io.threads", "many"),
+        INVALID_CONFIG
+    );
+    assert_eq!(count("message.max.bytes"), 0);
+    assert_eq!(count("num.io.threads"), 2);
+}
+
 #[test]
 fn settings_of_a_group_are_checked_kept_and_given_back() {
     let name = "consumer.session.timeout.ms";
+    let group = (GROUP_RESOURCE, "g");
     let broker = Broker::start(&[]);
-    assert_eq!(alter_group(&broker, name, "50000"), 0);
-    assert_eq!(alter_group(&broker, name, "1"), INVALID_CONFIG);
-    assert_eq!(alter_group(&broker, "retention.ms", "1"), INVALID_CONFIG);
+    assert_eq!(alter(&broker, group, name, "50000"), 0);
+    assert_eq!(alter(&broker, group, name, "1"), INVALID_CONFIG);
+    assert_eq!(alter(&broker, group, "retention.ms", "1"), INVALID_CONFIG);
     let broker = broker.restart(&[]);
     let resource = DescribeConfigsResource::default()
         .with_resource_type(GROUP_RESOURCE)

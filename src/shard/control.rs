@@ -8,13 +8,15 @@
 //! change that the next start completes.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::cluster::controller::{self, ConfigUpdate, Defaults, NewTopic, Refusal};
 use crate::cluster::metadata::{Image, Record, Topic};
 use crate::cluster::metadata_log::MetadataLog;
-use crate::config::TopicOverrides;
+use crate::config::table::{Effect, Row};
+use crate::config::{self, TopicOverrides, layers};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::TopicId;
 use crate::model::topic_name::is_internal_topic;
@@ -237,28 +239,59 @@ async fn commit(
 /// Settings that do not do what whoever set them may expect.
 fn warn_of(records: &[Record], image: &Image) {
     for record in records {
-        let (topic, configs) = match record {
+        match record {
             // the coordinator itself keeps its topic small
-            Record::TopicCreated { name, .. } if is_internal_topic(name) => continue,
-            Record::TopicCreated { name, configs, .. } => (name.as_ref(), configs),
+            Record::TopicCreated { name, .. } if is_internal_topic(name) => {}
+            Record::TopicCreated { name, configs, .. } => warn_of_topic(name, configs),
             Record::TopicConfigured { id, configs } => {
-                match id.parse().ok().and_then(|id| image.topic_by_id(id)) {
-                    Some(topic) => (&*topic.name, configs),
-                    None => continue,
+                if let Some(topic) = id.parse().ok().and_then(|id| image.topic_by_id(id)) {
+                    warn_of_topic(&topic.name, configs);
                 }
             }
-            _ => continue,
-        };
-        let known = configs
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
-        for warning in TopicOverrides::new(known)
-            .iter()
-            .flat_map(TopicOverrides::warnings)
-        {
-            tracing::warn!(%topic, "{warning}");
+            Record::BrokerConfigured { configs } => {
+                for (setting, reason) in without_effect(configs, layers::find_row) {
+                    tracing::warn!(setting, reason, "this setting has no effect in Corelog");
+                }
+            }
+            Record::GroupConfigured { group, configs } => {
+                for (setting, reason) in without_effect(configs, config::group::find_row) {
+                    tracing::warn!(
+                        group,
+                        setting,
+                        reason,
+                        "this setting has no effect in Corelog"
+                    );
+                }
+            }
+            _ => {}
         }
     }
+}
+
+fn warn_of_topic(topic: &str, configs: &BTreeMap<String, String>) {
+    let known = configs
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    for warning in TopicOverrides::new(known)
+        .iter()
+        .flat_map(TopicOverrides::warnings)
+    {
+        tracing::warn!(%topic, "{warning}");
+    }
+}
+
+/// The settings among `configs` that do nothing, with the reason.
+fn without_effect(
+    configs: &BTreeMap<String, String>,
+    find_row: fn(&str) -> Option<&'static Row>,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
+    configs.keys().filter_map(move |name| {
+        let row = find_row(name)?;
+        match row.effect {
+            Effect::None(reason) => Some((row.key, reason)),
+            Effect::In(_) => None,
+        }
+    })
 }
 
 async fn append(controller: &Controller, records: &[Record], image: &Image) -> Result<(), Refusal> {
