@@ -560,6 +560,7 @@ mod tests {
     use crate::cluster::metadata::ApplyError;
     use crate::cluster::metadata_log;
     use crate::config::Error as ConfigError;
+    use crate::config::layers::{Settings, Source};
     use crate::config::machine::MachineError;
     use crate::journal::block::BlockError;
     use crate::journal::error::JournalError;
@@ -808,6 +809,43 @@ mod tests {
                 None => false,
             },
         })
+    }
+
+    #[test]
+    fn a_shard_is_made_as_the_settings_say() {
+        let mut settings = Settings::default();
+        for (name, value) in [
+            ("cores", "2"),
+            ("memory.per.shard", "64MiB"),
+            ("ring.depth", "96"),
+            ("spin", "25us"),
+            ("shares", "network=11,commit=12,read=13,background=14"),
+        ] {
+            settings.set(name, value, Source::Flag, "--set").unwrap();
+        }
+        let config = BrokerConfig::new(settings).unwrap();
+        let machine = MachineFacts {
+            cores: vec![0, 1, 2],
+            cpu_quota_millis: None,
+            memory_available_bytes: 16 << 30,
+            disk_free_bytes: 200 << 30,
+            journal_present_bytes: 0,
+        };
+        let settings = sizing::resolve(&config, &machine).unwrap();
+        let pools = settings.pools;
+        let expected = ShardSpec {
+            core: Some(2),
+            spin: Duration::from_micros(25),
+            ring_depth: 96,
+            io_memory: usize::try_from(pools.journal_bytes + pools.disk_bytes).unwrap(),
+            shares: LaneShares {
+                network: 11,
+                commit: 12,
+                read: 13,
+                background: 14,
+            },
+        };
+        assert_eq!(spec(&settings, Some(settings.cores[0])), expected);
     }
 
     #[test]

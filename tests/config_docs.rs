@@ -37,6 +37,7 @@ fn every_active_setting_names_the_place_where_it_takes_hold() {
 const SHOWN_ELSEWHERE: &[&str] = &[
     "data.dir",       // every test that runs a broker
     "allow.volatile", // tests/settings_broker.rs, by its flag
+    "shares",         // src/broker.rs, up to the shard; from there tests/settings_broker.rs
 ];
 
 #[test]
@@ -55,7 +56,14 @@ fn every_active_setting_is_tried_on_a_running_broker() {
         text += &std::fs::read_to_string(path).expect("a test file");
     }
     for row in broker_rows::rows().chain(topic_rows::ROWS) {
-        let is_tried = text.contains(row.key) || SHOWN_ELSEWHERE.contains(&row.key);
-        assert!(is_tried, "no test shows what `{}` does", row.key);
+        for name in [row.key].iter().chain(row.aliases) {
+            // whole, as in "NAME=VALUE" and "NAME": others begin or end with it
+            let quoted = [format!("\"{name}="), format!("\"{name}\"")];
+            let is_tried = quoted.iter().any(|form| text.contains(form));
+            assert!(
+                is_tried || SHOWN_ELSEWHERE.contains(name),
+                "no test shows what `{name}` does"
+            );
+        }
     }
 }

@@ -2,10 +2,14 @@
 
 mod running_broker;
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use corelog::client::Client;
+use corelog::config::address::HostPort;
 use corelog::rt::executor::{self, LaneShares, ShardSpec};
 use corelog::rt::{self, Lane};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -95,22 +99,140 @@ fn admin_serves_health_and_metrics_or_nothing() {
 }
 
 #[test]
-fn data_dir_is_where_everything_is_and_log_format_and_level_shape_the_lines() {
-    let broker = Broker::with_settings(&["log.format=json", "log.level=debug"]);
+fn data_dir_is_where_everything_is_and_log_format_shapes_the_lines() {
+    let broker = Broker::with_settings(&["log.format=json"]);
     assert!(broker.data().join("corelog.json").exists());
     for line in broker.log().lines() {
         let parsed: serde_json::Value = serde_json::from_str(line).expect("one object a line");
         assert!(parsed.is_object(), "{line}");
     }
-    let text = broker.restart(&["--set", "log.level=info"]);
+    let text = broker.restart(&["--set", "log.format=text"]);
     let ready = text
         .log()
         .lines()
         .find(|line| line.contains("ready"))
         .map(str::to_owned);
     assert!(!ready.expect("the ready line").starts_with('{'));
-    // the ready line is written at level info, so `error` would hide it: see `warn` in the log
-    assert!(!text.log().contains("DEBUG"));
+}
+
+/// The levels of the lines that a broker has written, beside the one that it is ready.
+fn levels(broker: &Broker) -> BTreeSet<String> {
+    let log = broker.log();
+    let lines = log.lines().map(|line| -> serde_json::Value {
+        serde_json::from_str(line).expect("one object a line")
+    });
+    lines
+        .filter(|line| line["message"] != "ready")
+        .map(|line| line["level"].as_str().expect("a level").to_owned())
+        .collect()
+}
+
+/// Asks for the versions of the APIs, and breaks off when the answer begins.
+fn reset_a_connection(broker: &Broker) {
+    let mut socket = broker.socket();
+    let request = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
+    socket.write_all(&request).expect("taken");
+    socket.read_exact(&mut [0]).expect("an answer");
+    let settings = socket2::SockRef::from(&socket);
+    settings.set_linger(Some(Duration::ZERO)).expect("a socket");
+}
+
+#[test]
+fn log_level_is_the_least_serious_of_the_lines_that_are_written() {
+    let mut broker = Broker::start(&[]);
+    broker.produce(&["t"], "for the journal\n");
+    for (level, expected) in [
+        ("error", &[][..]),
+        ("warn", &["WARN"]),
+        ("info", &["INFO", "WARN"]),
+        ("debug", &["DEBUG", "INFO", "WARN"]),
+    ] {
+        // a start warns of the setting (WARN) and tells of the journal it found (INFO)
+        let level = format!("log.level={level}");
+        let settings = [&level, "log.format=json", "num.io.threads=8", "cores=0"];
+        broker = broker.restart(&settings.map(|setting| ["--set", setting]).concat());
+        reset_a_connection(&broker); // DEBUG
+        broker.produce(&["t"], "for the journal\n");
+        eventually("lines of these levels, and no others", || {
+            levels(&broker).iter().eq(expected).then_some(())
+        });
+    }
+}
+
+/// A broker that Kafka's names for its settings describe, in a file.
+struct Renamed {
+    process: Child,
+    port: u16,
+    directory: tempfile::TempDir,
+}
+
+impl Renamed {
+    /// Starts with its data in `data`, said by this setting.
+    fn start(name_of_data_dir: &str) -> Self {
+        let directory = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR"));
+        let directory = directory.expect("a directory");
+        let address = free_address();
+        let port = address
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse().ok());
+        let file = directory.path().join("corelog.toml");
+        let data = directory.path().join("data");
+        let listeners = format!("PLAINTEXT://{address}");
+        let settings = [
+            ("broker.id", "7"),
+            ("listeners", &listeners),
+            ("advertised.listeners", "PLAINTEXT://broker.example:1234"),
+            (name_of_data_dir, data.to_str().expect("text")),
+        ];
+        let lines = settings.map(|(name, value)| format!("{name} = {value:?}\n"));
+        let text = lines.concat();
+        std::fs::write(&file, text).expect("written");
+        let process = Command::new(env!("CARGO_BIN_EXE_corelog"))
+            .args([
+                "serve",
+                "--memory-per-shard",
+                "64MiB",
+                "--journal-size",
+                "16MiB",
+            ])
+            .args(["--cores", "0", "--admin", "off", "--config"])
+            .arg(file)
+            .spawn();
+        Self {
+            process: process.expect("the program starts"),
+            port: port.expect("a port"),
+            directory,
+        }
+    }
+}
+
+impl Drop for Renamed {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn kafkas_names_for_identity_addresses_and_directory_do_the_same() {
+    for name_of_data_dir in ["log.dirs", "log.dir"] {
+        let broker = Renamed::start(name_of_data_dir);
+        let bootstrap = [HostPort {
+            host: "127.0.0.1".to_owned(),
+            port: broker.port,
+        }];
+        let mut client = eventually("`listeners` is listened on", || {
+            Client::connect(&bootstrap).ok()
+        });
+        let connection = client.any().expect("connected");
+        let answer = connection.call(&MetadataRequest::default(), 8);
+        let seen = &answer.expect("an answer").brokers[0];
+        assert_eq!(seen.node_id.0, 7);
+        assert_eq!((seen.host.as_str(), seen.port), ("broker.example", 1234));
+        let identity = broker.directory.path().join("data/corelog.json");
+        assert!(identity.exists(), "{name_of_data_dir}");
+    }
 }
 
 #[test]
@@ -404,7 +526,7 @@ fn allow_volatile_is_needed_on_tmpfs() {
     };
     let data = directory.path().join("data");
     let serve = |flags: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_corelog"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
         command
             .args(["serve", "--listen", &free_address(), "--admin", "off"])
             .args([
