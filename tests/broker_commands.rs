@@ -173,16 +173,63 @@ fn a_group_goes_on_where_it_stopped_and_its_offsets_can_be_reset() {
     assert_eq!(lag, 10, "{described}");
     assert_eq!(broker.text(&group).lines().count(), 10);
 
-    let preview = ["group", "reset-offsets", "g", "--to-earliest", "--dry-run"];
-    assert_eq!(broker.text(&preview).lines().count(), 4);
-    assert_eq!(broker.text(&group), "");
-    broker.text(&["group", "reset-offsets", "g", "--to-earliest"]);
+    reset_offsets(&broker, &["--to-earliest", "--execute"]);
     assert_eq!(broker.text(&group).lines().count(), 40);
 
     assert_eq!(broker.text(&["group", "list"]), "g\n");
     broker.text(&["group", "delete", "g"]);
     let refused = broker.refusal(&["group", "describe", "g"]);
     assert!(refused.contains("there is no such group"), "{refused}");
+}
+
+/// `corelog group reset-offsets g`; the rows of its table, and standard error.
+fn reset_offsets(broker: &Broker, flags: &[&str]) -> (Vec<String>, String) {
+    let output = broker.run(&[&["group", "reset-offsets", "g"], flags].concat());
+    let error = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    let table = String::from_utf8(output.stdout).expect("text");
+    let cells = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    (table.lines().map(cells).collect(), error)
+}
+
+#[test]
+fn offsets_are_reset_with_execute_only_and_within_the_log() {
+    const UNCHANGED: &str = "corelog: nothing was changed: --execute sets these offsets\n";
+    let broker = Broker::start(&[]);
+    broker.text(&["topic", "create", "t"]);
+    broker.produce(&["t"], &lines(1, 10));
+    let consume = ["consume", "t", "--group", "g", "--from-beginning"];
+    let consume = [&consume[..], &["--exit-at-end"]].concat();
+    assert_eq!(broker.text(&consume).lines().count(), 10);
+    let committed = || {
+        let described = broker.json(&["group", "describe", "g"]);
+        described[0]["partitions"][0]["committed"].clone()
+    };
+    for flags in [
+        &["--to-offset", "4"][..],
+        &["--to-offset", "4", "--dry-run"],
+    ] {
+        let (table, error) = reset_offsets(&broker, flags);
+        assert_eq!(table, ["TOPIC PARTITION BEFORE WOULD BE", "t 0 10 4"]);
+        assert_eq!(error, UNCHANGED);
+        assert_eq!(committed(), 10);
+    }
+    let plan = broker.json(&["group", "reset-offsets", "g", "--to-offset", "4"]);
+    assert_eq!(plan[0]["committed"], false, "{plan}");
+    let (table, error) = reset_offsets(&broker, &["--to-offset", "4", "--execute"]);
+    assert_eq!(table, ["TOPIC PARTITION BEFORE NOW", "t 0 10 4"]);
+    assert_eq!(error, "");
+    assert_eq!(committed(), 4);
+
+    let (table, error) = reset_offsets(&broker, &["--shift-by", "-5"]);
+    assert_eq!(table[1], "t 0 4 0");
+    let clamped = "corelog: t-0: offset -1 is not within the log, 0 to 10: 0 is taken\n";
+    assert_eq!(error, [clamped, UNCHANGED].concat());
+    let (table, error) = reset_offsets(&broker, &["--to-offset", "11", "--execute"]);
+    assert_eq!(table[1], "t 0 4 10");
+    let clamped = "corelog: t-0: offset 11 is not within the log, 0 to 10: 10 is taken\n";
+    assert_eq!(error, clamped);
+    assert_eq!(committed(), 10);
 }
 
 #[test]

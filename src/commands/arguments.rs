@@ -221,7 +221,7 @@ pub enum GroupCommand {
         #[command(flatten)]
         bootstrap: BootstrapArguments,
     },
-    /// Set the committed offsets of a group that has no members
+    /// Show the offsets that a group without members would be set to; set them with --execute
     ResetOffsets(ResetArguments),
 }
 
@@ -257,8 +257,11 @@ pub struct ResetArguments {
         allow_negative_numbers = true
     )]
     pub shift_by: Option<i64>,
-    /// Show, but do not commit
+    /// Commit the offsets; without it they are only shown
     #[arg(long)]
+    pub execute: bool,
+    /// Show the offsets, but do not commit them: what happens without --execute, too
+    #[arg(long, conflicts_with = "execute")]
     pub dry_run: bool,
     /// One JSON document
     #[arg(long)]
