@@ -112,6 +112,25 @@ fn a_damaged_partition_is_offline_until_its_file_is_restored() {
 }
 
 #[test]
+fn a_log_line_about_a_partition_names_it_in_a_field() {
+    let dir = directory();
+    let (launch, ..) = cut_in_half(dir.path());
+    let broker = launch.flag("--log-format", "json").start();
+    let said = broker.said();
+    let lines = said.lines().map(serde_json::from_str::<serde_json::Value>);
+    let about: Vec<serde_json::Value> = lines
+        .map(|line| line.expect("one object a line"))
+        .filter(|line| line["level"] == "ERROR")
+        .collect();
+    let [line] = &about[..] else {
+        panic!("one partition is damaged: {said}")
+    };
+    assert_eq!(line["partition"], "d-1", "{line}");
+    let message = line["message"].as_str().expect("text");
+    assert!(message.contains("the partition is offline"), "{line}");
+}
+
+#[test]
 fn a_damaged_partition_is_served_again_as_far_as_it_is_whole_once_the_loss_is_accepted() {
     let dir = directory();
     let (launch, admin, path, _) = cut_in_half(dir.path());
