@@ -368,10 +368,20 @@ fn dump_reads_every_file_of_a_data_directory() {
         if [".lock", "corelog.json"].contains(&&*name) || name.rsplit('.').next() == Some("tmp") {
             continue;
         }
-        let mut dump = std::process::Command::new(env!("CARGO_BIN_EXE_corelog"));
-        let output = dump.arg("dump").arg(&path).output().expect("runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{name}: {said}{output:?}");
+        let dump = |flags: &[&str]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_corelog"));
+            command.arg("dump").args(flags).arg(&path);
+            let output = command.output().expect("runs");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{name}: {said}{output:?}");
+            said
+        };
+        let said = dump(&[]);
+        for line in dump(&["--json"]).lines() {
+            let object: Value = serde_json::from_str(line).expect("one object a line");
+            assert!(object["kind"].is_string(), "{name}: {line}");
+            assert_ne!(object["kind"], "damage", "{name}: {line}");
+        }
         kinds.insert(name.rsplit('.').next().unwrap_or_default().to_owned());
         text += &said;
     }

@@ -136,13 +136,28 @@ fn a_damaged_partition_is_served_again_as_far_as_it_is_whole_once_the_loss_is_ac
     let (launch, admin, path, _) = cut_in_half(dir.path());
     let listed = repair(dir.path(), &[]);
     assert_eq!(listed, "no partition waits for a decision\n");
+    let listed_as_json = |arguments: &[&str]| -> serde_json::Value {
+        let text = repair(dir.path(), &[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).expect("one JSON document")
+    };
+    assert_eq!(listed_as_json(&[]), serde_json::json!([]));
     let launch = launch.start().stop();
     let listed = repair(dir.path(), &[]);
     assert!(
         listed.starts_with("d-1: ") && listed.contains(&path.display().to_string()),
         "{listed}"
     );
-    let listed = repair(dir.path(), &["--accept-loss", "d-1"]);
+    let as_json = listed_as_json(&[]);
+    let [one] = as_json.as_array().map(Vec::as_slice).expect("a list") else {
+        panic!("one waits: {as_json}")
+    };
+    assert_eq!(one["partition"], "d-1", "{one}");
+    assert_eq!(one["loss_accepted"], false, "{one}");
+    let reason = one["reason"].as_str().expect("text");
+    assert!(reason.contains(&path.display().to_string()), "{one}");
+    let accepted = listed_as_json(&["--accept-loss", "d-1"]);
+    assert_eq!(accepted[0]["loss_accepted"], true, "{accepted}");
+    let listed = repair(dir.path(), &[]);
     assert!(listed.contains("loss accepted"), "{listed}");
     let broker = launch.start();
     assert!(health(admin).ends_with("\r\n\r\nok\n"), "{}", health(admin));

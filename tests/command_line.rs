@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
 use corelog::model::batch_builder::BatchBuilder;
+use serde_json::Value;
 
 fn corelog(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_corelog"));
@@ -277,6 +278,22 @@ fn dump_prints_a_segment_and_fails_on_damage() {
         "{text}"
     );
 
+    let json = |output: &Output| -> Vec<Value> {
+        let text = String::from_utf8(output.stdout.clone()).expect("text");
+        let lines = text.lines().map(serde_json::from_str);
+        lines.map(|line| line.expect("one object a line")).collect()
+    };
+    let kinds = |lines: &[Value]| -> Vec<String> {
+        let kinds = lines.iter().map(|line| line["kind"].as_str());
+        kinds.map(|kind| kind.expect("text").to_owned()).collect()
+    };
+    let sound = json(&run(&["dump", "--records", "--json", path]));
+    assert_eq!(kinds(&sound), ["batch", "record", "reserved", "end"]);
+    assert_eq!(sound[0]["size_bytes"], size);
+    assert_eq!(sound[0]["sound"], true);
+    assert_eq!(sound[1]["value"], "value");
+    assert_eq!(sound[3]["records"], 1);
+
     bytes[size - 2] ^= 1;
     std::fs::write(path, &bytes).expect("written");
     let damaged = run(&["dump", path]);
@@ -286,4 +303,11 @@ fn dump_prints_a_segment_and_fails_on_damage() {
         stderr(&damaged),
         format!("corelog: {path}: damaged, see above\n")
     );
+    let damaged = run(&["dump", "--json", path]);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert_eq!(json(&damaged)[0]["sound"], false);
+    bytes.truncate(size - 1);
+    std::fs::write(path, &bytes).expect("written");
+    let cut = json(&run(&["dump", "--json", path]));
+    assert_eq!(kinds(&cut), ["damage", "end"]);
 }

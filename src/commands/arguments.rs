@@ -418,6 +418,9 @@ pub struct DumpArguments {
     /// The records of segments too, not only their batches
     #[arg(long)]
     pub records: bool,
+    /// One JSON object a line, with its kind
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `corelog repair`.
@@ -430,6 +433,9 @@ pub struct RepairArguments {
     /// given several times; `all` stands for every partition that is listed
     #[arg(long, value_name = "TOPIC-PARTITION|all")]
     pub accept_loss: Vec<String>,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `corelog completions`.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::arguments::{ConsumeArguments, StartAt};
-use super::output::{Output, hex};
+use super::output::{Output, bytes_json, headers_json};
 use super::run::Failure;
 use crate::client::Client;
 use crate::client::fetcher::{DeliveryError, Fetcher, Flow, PartitionKey, Round};
@@ -355,13 +355,6 @@ fn record_json(
     timestamp: i64,
     record: &Record<'_>,
 ) -> Value {
-    let headers: Vec<Value> = record
-        .headers()
-        .map(|header| {
-            let name = String::from_utf8_lossy(header.key).into_owned();
-            json!({ "name": name, "value": bytes_json(header.value) })
-        })
-        .collect();
     json!({
         "topic": topic,
         "partition": partition,
@@ -369,28 +362,6 @@ fn record_json(
         "timestamp": timestamp,
         "key": bytes_json(record.key),
         "value": bytes_json(record.value),
-        "headers": headers,
+        "headers": headers_json(record),
     })
-}
-
-/// Text as a JSON string; bytes that are no UTF-8 as `{"hex": "..."}`.
-fn bytes_json(bytes: Option<&[u8]>) -> Value {
-    match bytes.map(std::str::from_utf8) {
-        None => Value::Null,
-        Some(Ok(text)) => Value::String(text.to_owned()),
-        Some(Err(_)) => json!({ "hex": hex(bytes.unwrap_or_default()) }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_keeps_text_null_and_binary_apart() {
-        assert_eq!(bytes_json(None), Value::Null);
-        assert_eq!(bytes_json(Some(b"")), json!(""));
-        assert_eq!(bytes_json(Some("gr\u{fc}n".as_bytes())), json!("gr\u{fc}n"));
-        assert_eq!(bytes_json(Some(&[0xff, 0])), json!({ "hex": "ff00" }));
-    }
 }

@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 use std::io::{self, BufWriter, Stdout, Write};
 use std::os::fd::AsRawFd as _;
 
+use serde_json::{Value, json};
+
 use super::run::Failure;
+use crate::model::record::Record;
 
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -31,7 +34,7 @@ impl Output {
     }
 
     /// One JSON document, indented.
-    pub(super) fn json(&mut self, document: &serde_json::Value) -> Result<(), Failure> {
+    pub(super) fn json(&mut self, document: &Value) -> Result<(), Failure> {
         self.line(format!("{document:#}"))?;
         self.flush()
     }
@@ -86,6 +89,24 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// Text as a JSON string; bytes that are no UTF-8 as `{"hex": "..."}`.
+pub(super) fn bytes_json(bytes: Option<&[u8]>) -> Value {
+    match bytes.map(std::str::from_utf8) {
+        None => Value::Null,
+        Some(Ok(text)) => Value::String(text.to_owned()),
+        Some(Err(_)) => json!({ "hex": hex(bytes.unwrap_or_default()) }),
+    }
+}
+
+/// The headers of a record, in their order.
+pub(super) fn headers_json(record: &Record<'_>) -> Vec<Value> {
+    let headers = record.headers().map(|header| {
+        let name = String::from_utf8_lossy(header.key).into_owned();
+        json!({ "name": name, "value": bytes_json(header.value) })
+    });
+    headers.collect()
+}
+
 /// The lines of a table; the last column is not padded.
 fn table_lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let mut widths: Vec<usize> = head.iter().map(|cell| cell.chars().count()).collect();
@@ -123,5 +144,13 @@ mod tests {
             table_lines(&["TOPIC", "N"], &rows),
             ["TOPIC   N", "orders  3", "a"]
         );
+    }
+
+    #[test]
+    fn json_keeps_text_null_and_binary_apart() {
+        assert_eq!(bytes_json(None), Value::Null);
+        assert_eq!(bytes_json(Some(b"")), json!(""));
+        assert_eq!(bytes_json(Some("gr\u{fc}n".as_bytes())), json!("gr\u{fc}n"));
+        assert_eq!(bytes_json(Some(&[0xff, 0])), json!({ "hex": "ff00" }));
     }
 }

@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use serde_json::json;
 
 use super::arguments::RepairArguments;
 use super::output::Output;
@@ -19,6 +20,9 @@ use crate::journal::held::{HELD_DIR, Head, file_name, parse_file_name};
 use crate::log::partition_metadata;
 use crate::model::ids::{PartitionIndex, TopicPartition};
 use crate::rt::data_lock::DataLock;
+
+/// The reason when there is none to be read.
+const UNREADABLE: &str = "its file of journal entries cannot be read";
 
 /// Stands for every listed partition.
 const ALL: &str = "all";
@@ -52,7 +56,30 @@ pub(super) fn run(arguments: &RepairArguments) -> Result<(), Failure> {
         }
         held = list(data_dir)?;
     }
+    drop(lock);
+    print(&held, &names, arguments.json)
+}
+
+fn print(
+    held: &[Held],
+    names: &BTreeMap<TopicPartition, String>,
+    as_json: bool,
+) -> Result<(), Failure> {
     let mut output = Output::new();
+    if as_json {
+        let document = held.iter().map(|one| {
+            let head = one.head.as_ref();
+            json!({
+                "partition": names.get(&one.id),
+                "topic_id": one.id.topic.to_string(),
+                "partition_index": one.id.partition.0,
+                "loss_accepted": head.is_some_and(|head| head.is_loss_accepted),
+                "reason": head.map_or(UNREADABLE, |head| &head.reason),
+                "file": one.path.display().to_string(),
+            })
+        });
+        return output.json(&document.collect());
+    }
     if held.is_empty() {
         output.line("no partition waits for a decision")?;
     }
@@ -61,11 +88,10 @@ pub(super) fn run(arguments: &RepairArguments) -> Result<(), Failure> {
         let text = match &one.head {
             Some(head) if head.is_loss_accepted => "loss accepted, carried out at the next start",
             Some(head) => head.reason.as_str(),
-            None => "its file of journal entries cannot be read",
+            None => UNREADABLE,
         };
         output.line(format!("{name}: {text} ({})", one.path.display()))?;
     }
-    drop(lock);
     output.flush()
 }
 

@@ -3,8 +3,8 @@
 //! Runs on: the main thread.
 
 use super::super::arguments::DumpArguments;
-use super::super::output::Output;
 use super::super::run::Failure;
+use super::line::Printer;
 use super::reader::FileReader;
 use super::{journal, segment, small};
 use crate::log::file_names::{FileKind, parse_file_name};
@@ -80,13 +80,13 @@ pub(in crate::commands) fn run(arguments: &DumpArguments) -> Result<(), Failure>
             "{shown}: neither a segment, index, snapshot or checkpoint by name nor a journal file"
         ))
     })?;
-    let mut output = Output::new();
+    let mut printer = Printer::new(arguments.json);
     let printed = match kind {
-        Kind::Numbered(FileKind::Log) => segment::dump(&file, arguments.records, &mut output),
-        Kind::Journal => journal::dump(&file, &mut output),
-        _ => small::dump(&file, kind, &mut output),
+        Kind::Numbered(FileKind::Log) => segment::dump(&file, arguments.records, &mut printer),
+        Kind::Journal => journal::dump(&file, &mut printer),
+        _ => small::dump(&file, kind, &mut printer),
     };
-    output.flush()?;
+    printer.flush()?;
     match printed? {
         Verdict::Sound => Ok(()),
         Verdict::Damaged => Err(Failure::Failed(format!("{shown}: damaged, see above"))),

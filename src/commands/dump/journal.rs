@@ -4,32 +4,32 @@
 //! Blocks of earlier runs stay in the file until they are overwritten; run and sequence tell.
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 
-use super::super::output::Output;
 use super::super::run::Failure;
 use super::file_kind::Verdict;
+use super::line::{Line, Printer};
 use super::reader::FileReader;
 use crate::journal::block::{self, BlockError, BlockHeader, FILE_HEADER_BYTES, FileHeader};
 use crate::journal::entry::{Entry, EntryKind};
 use crate::model::limits::ALIGNMENT_BYTES;
 
 /// Prints the file.
-pub(super) fn dump(file: &FileReader, output: &mut Output) -> Result<Verdict, Failure> {
+pub(super) fn dump(file: &FileReader, printer: &mut Printer) -> Result<Verdict, Failure> {
     let head = file.read(0, FILE_HEADER_BYTES)?;
     let header = match FileHeader::decode(&head) {
         Ok(header) => header,
         Err(error) => {
-            output.line(format!("file header: DAMAGED: {error}"))?;
+            let text = format!("file header: DAMAGED: {error}");
+            printer.line(&damage_line(text, 0, &error.to_string()))?;
             return Ok(Verdict::Damaged);
         }
     };
-    output.line(format!(
-        "journal file {} of ring {:016x}, {} bytes, header crc ok",
-        header.index, header.ring.0, header.size_bytes
-    ))?;
+    printer.line(&head_line(&header))?;
     let mut verdict = Verdict::Sound;
     if header.size_bytes != file.length() {
-        output.line(format!("LENGTH: the file has {} bytes", file.length()))?;
+        let reason = format!("the file has {} bytes", file.length());
+        printer.line(&damage_line(format!("LENGTH: {reason}"), 0, &reason))?;
         verdict = Verdict::Damaged;
     }
     let mut position = FILE_HEADER_BYTES;
@@ -37,26 +37,44 @@ pub(super) fn dump(file: &FileReader, output: &mut Output) -> Result<Verdict, Fa
     while let Some((block, length)) = next_block(file, &mut position)? {
         match block::check(&block) {
             Ok(header) => {
-                output.line(block_line(position, &header, "ok"))?;
-                entries += dump_entries(block, &header, output)?;
+                printer.line(&block_line(position, &header))?;
+                entries += dump_entries(block, &header, printer)?;
                 blocks += 1;
                 position += length;
             }
             Err(error) => {
                 // torn by a crash, or damaged: replay tells the two apart by what follows
                 let seen = BlockHeader::peek(&block);
-                let line = seen.map_or_else(
+                let text = seen.map_or_else(
                     |_| format!("position {position}: block"),
-                    |header| block_line(position, &header, "WRONG"),
+                    |header| block_text(position, &header, "WRONG"),
                 );
-                output.line(format!("{line}: {error}"))?;
+                let text = format!("{text}: {error}");
+                printer.line(&damage_line(text, position, &error.to_string()))?;
                 verdict = Verdict::Damaged;
                 position += ALIGNMENT_BYTES;
             }
         }
     }
-    output.line(format!("{blocks} blocks, {entries} entries"))?;
+    printer.line(&Line::new(
+        format!("{blocks} blocks, {entries} entries"),
+        json!({ "kind": "end", "blocks": blocks, "entries": entries }),
+    ))?;
     Ok(verdict)
+}
+
+fn damage_line(text: String, position: usize, reason: &str) -> Line {
+    let json = json!({ "kind": "damage", "position": position, "reason": reason });
+    Line::new(text, json)
+}
+
+fn head_line(header: &FileHeader) -> Line {
+    let ring = format!("{:016x}", header.ring.0);
+    let (index, size) = (header.index, header.size_bytes);
+    Line::new(
+        format!("journal file {index} of ring {ring}, {size} bytes, header crc ok"),
+        json!({ "kind": "journal_file", "index": index, "ring": ring, "size_bytes": size }),
+    )
 }
 
 /// The next place, at or behind `position`, where something that looks like a block begins: its
@@ -82,7 +100,23 @@ fn next_block(
     }
 }
 
-fn block_line(position: usize, header: &BlockHeader, verdict: &str) -> String {
+fn block_line(position: usize, header: &BlockHeader) -> Line {
+    let json = json!({
+        "kind": "block",
+        "position": position,
+        "run": header.link.run.0,
+        "sequence": header.link.sequence,
+        "durable_sequence": header.durable_sequence,
+        "previous_crc": header.link.previous_crc,
+        "entries": header.entry_count,
+        "payload_bytes": header.payload_length,
+        "crc": header.crc,
+        "sound": true,
+    });
+    Line::new(block_text(position, header, "ok"), json)
+}
+
+fn block_text(position: usize, header: &BlockHeader, verdict: &str) -> String {
     format!(
         "position {position}: run {} sequence {} durable-to {} previous-crc {:#010x} entries {} \
          payload {} crc {:#010x} {verdict}",
@@ -96,18 +130,22 @@ fn block_line(position: usize, header: &BlockHeader, verdict: &str) -> String {
     )
 }
 
-fn dump_entries(block: Vec<u8>, header: &BlockHeader, output: &mut Output) -> Result<u64, Failure> {
+fn dump_entries(
+    block: Vec<u8>,
+    header: &BlockHeader,
+    printer: &mut Printer,
+) -> Result<u64, Failure> {
     let entries = block::entries(&Bytes::from(block), header)
         .map_err(|error| Failure::Failed(format!("entries of a sound block: {error}")))?;
     let mut count = 0;
     for entry in &entries {
-        output.line(entry_line(entry))?;
+        printer.line(&Line::new(entry_text(entry), entry_json(entry)))?;
         count += 1;
     }
     Ok(count)
 }
 
-fn entry_line(entry: &Entry) -> String {
+fn entry_text(entry: &Entry) -> String {
     let partition = format!(
         "{}-{}",
         entry.topic_partition.topic, entry.topic_partition.partition.0
@@ -136,4 +174,29 @@ fn entry_line(entry: &Entry) -> String {
         EntryKind::Truncate => format!("  truncate {partition} to {next} {place}"),
         EntryKind::Delete => format!("  delete {partition}"),
     }
+}
+
+/// All fields of an entry, also those that its kind gives no meaning.
+fn entry_json(entry: &Entry) -> Value {
+    let carried = entry.payload.len();
+    let (kind, size, crc) = match entry.kind {
+        EntryKind::Append => ("append", json!(carried), None),
+        EntryKind::Carry => ("carry", json!(carried), None),
+        EntryKind::Bypass { length, crc } => ("bypass", json!(length), Some(crc)),
+        EntryKind::LogStart => ("log_start", json!(carried), None),
+        EntryKind::Truncate => ("truncate", json!(carried), None),
+        EntryKind::Delete => ("delete", json!(carried), None),
+    };
+    json!({
+        "kind": kind,
+        "topic_id": entry.topic_partition.topic.to_string(),
+        "partition": entry.topic_partition.partition.0,
+        "base_offset": entry.base_offset.get(),
+        "next_offset": entry.next_offset.get(),
+        "leader_epoch": entry.leader_epoch.0,
+        "segment_base": entry.segment_base.get(),
+        "position": entry.file_position,
+        "size_bytes": size,
+        "crc": crc,
+    })
 }

@@ -1,12 +1,15 @@
-//! Prints a segment: one line a batch, on request one line a record.
+//! Prints a segment: a line a batch, on request a line a record.
 //!
 //! Runs on: the main thread.
 
 use std::fmt::Write as _;
 
-use super::super::output::{Output, hex};
+use serde_json::json;
+
+use super::super::output::{bytes_json, headers_json, hex};
 use super::super::run::Failure;
 use super::file_kind::Verdict;
+use super::line::{Line, Printer};
 use super::reader::FileReader;
 use crate::model::limits;
 use crate::model::record::{Record, RecordError, iter_records, payload};
@@ -19,42 +22,38 @@ const SHOWN_BYTES_MAX: usize = 60;
 pub(super) fn dump(
     file: &FileReader,
     with_records: bool,
-    output: &mut Output,
+    printer: &mut Printer,
 ) -> Result<Verdict, Failure> {
     let mut position = 0;
     let mut verdict = Verdict::Sound;
     let (mut batches, mut records) = (0_u64, 0_u64);
     while position < file.length() {
+        let left = file.length() - position;
         let head = file.read(position, limits::BATCH_HEADER_BYTES)?;
         let header = match BatchHeader::parse(&head) {
             Ok(header) => header,
             Err(_) if file.is_zero_from(position)? => {
-                let reserved = file.length() - position;
-                output.line(format!(
-                    "position {position}: {reserved} bytes reserved, unwritten"
-                ))?;
+                printer.line(&reserved_line(position, left))?;
                 break;
             }
             Err(error) => {
-                output.line(format!("position {position}: NOT A BATCH: {error}"))?;
+                printer.line(&damage_line(position, "NOT A BATCH", &error.to_string()))?;
                 verdict = Verdict::Damaged;
                 break;
             }
         };
         let size = u64::try_from(header.total_size()).unwrap_or(u64::MAX);
-        if size > file.length() - position {
-            let there = file.length() - position;
-            output.line(format!(
-                "position {position}: CUT OFF: a batch of {size} bytes, {there} are there"
-            ))?;
+        if size > left {
+            let reason = format!("a batch of {size} bytes, {left} are there");
+            printer.line(&damage_line(position, "CUT OFF", &reason))?;
             verdict = Verdict::Damaged;
             break;
         }
         let batch = file.read(position, header.total_size())?;
         let is_sound = check_crc(&batch);
-        output.line(batch_line(position, &header, is_sound))?;
+        printer.line(&batch_line(position, &header, is_sound))?;
         if is_sound && with_records {
-            verdict = verdict.and(dump_records(&header, &batch, output)?);
+            verdict = verdict.and(dump_records(&header, &batch, printer)?);
         }
         if !is_sound {
             verdict = Verdict::Damaged;
@@ -63,15 +62,31 @@ pub(super) fn dump(
         records += u64::from(header.record_count.unsigned_abs());
         position += size;
     }
-    output.line(format!(
-        "{batches} batches, {records} records, {} bytes",
-        file.length()
+    let length = file.length();
+    printer.line(&Line::new(
+        format!("{batches} batches, {records} records, {length} bytes"),
+        json!({ "kind": "end", "batches": batches, "records": records, "size_bytes": length }),
     ))?;
     Ok(verdict)
 }
 
+fn reserved_line(position: u64, size: u64) -> Line {
+    Line::new(
+        format!("position {position}: {size} bytes reserved, unwritten"),
+        json!({ "kind": "reserved", "position": position, "size_bytes": size }),
+    )
+}
+
+fn damage_line(position: u64, what: &str, reason: &str) -> Line {
+    let both = format!("{what}: {reason}");
+    Line::new(
+        format!("position {position}: {both}"),
+        json!({ "kind": "damage", "position": position, "reason": both }),
+    )
+}
+
 /// One batch.
-fn batch_line(position: u64, header: &BatchHeader, is_sound: bool) -> String {
+fn batch_line(position: u64, header: &BatchHeader, is_sound: bool) -> Line {
     let codec = header
         .codec()
         .map_or_else(|error| error.to_string(), |codec| codec.to_string());
@@ -103,27 +118,54 @@ fn batch_line(position: u64, header: &BatchHeader, is_sound: bool) -> String {
         line += " control";
     }
     let verdict = if is_sound { "ok" } else { "WRONG" };
-    line + &format!(" crc {:#010x} {verdict}", header.crc)
+    let _ = write!(line, " crc {:#010x} {verdict}", header.crc);
+    let json = json!({
+        "kind": "batch",
+        "position": position,
+        "base_offset": header.base_offset.get(),
+        "last_offset": header.last_offset().get(),
+        "records": header.record_count,
+        "size_bytes": header.total_size(),
+        "leader_epoch": header.leader_epoch.0,
+        "codec": codec,
+        "base_timestamp": header.base_timestamp,
+        "max_timestamp": header.max_timestamp,
+        "producer_id": header.producer_id.0,
+        "producer_epoch": header.producer_epoch.0,
+        "base_sequence": header.base_sequence,
+        "transactional": header.is_transactional(),
+        "control": header.is_control(),
+        "crc": header.crc,
+        "sound": is_sound,
+    });
+    Line::new(line, json)
 }
 
 fn dump_records(
     header: &BatchHeader,
     batch: &[u8],
-    output: &mut Output,
+    printer: &mut Printer,
 ) -> Result<Verdict, Failure> {
-    let unreadable = |error: RecordError| format!("  UNREADABLE: {error}");
+    let unreadable = |error: RecordError| {
+        let reason = format!("UNREADABLE: {error}");
+        let base_offset = header.base_offset.get();
+        Line::new(
+            format!("  {reason}"),
+            json!({ "kind": "damage", "base_offset": base_offset, "reason": reason }),
+        )
+    };
     let bytes = match payload(header, batch, limits::DECOMPRESSED_BATCH_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) => {
-            output.line(unreadable(error))?;
+            printer.line(&unreadable(error))?;
             return Ok(Verdict::Damaged);
         }
     };
     for record in iter_records(&bytes, header.record_count) {
         match record {
-            Ok(record) => output.line(record_line(header, &record))?,
+            Ok(record) => printer.line(&record_line(header, &record))?,
             Err(error) => {
-                output.line(unreadable(error))?;
+                printer.line(&unreadable(error))?;
                 return Ok(Verdict::Damaged);
             }
         }
@@ -131,7 +173,7 @@ fn dump_records(
     Ok(Verdict::Sound)
 }
 
-fn record_line(header: &BatchHeader, record: &Record<'_>) -> String {
+fn record_line(header: &BatchHeader, record: &Record<'_>) -> Line {
     let offset = header.base_offset.get() + i64::from(record.offset_delta);
     let mut line = format!(
         "  offset {offset} time {} key {} value {}",
@@ -147,7 +189,15 @@ fn record_line(header: &BatchHeader, record: &Record<'_>) -> String {
             shown(entry.value)
         );
     }
-    line
+    let json = json!({
+        "kind": "record",
+        "offset": offset,
+        "timestamp": record.timestamp(header),
+        "key": bytes_json(record.key),
+        "value": bytes_json(record.value),
+        "headers": headers_json(record),
+    });
+    Line::new(line, json)
 }
 
 /// Text in quotes, other bytes in hex, both cut; `null` for nothing.
@@ -191,14 +241,14 @@ mod tests {
         let header = BatchHeader::parse(&bytes).expect("built");
         let crc = format!("{:#010x}", header.crc);
         assert_eq!(
-            batch_line(64, &header, true),
+            batch_line(64, &header, true).text,
             format!(
                 "position 64: offsets 0..=1 records 2 size {} epoch -1 codec none \
                  time 1000..2000 producer 7 epoch 1 sequence 3..=4 transactional crc {crc} ok",
                 bytes.len()
             )
         );
-        assert!(batch_line(64, &header, false).ends_with("WRONG"));
+        assert!(batch_line(64, &header, false).text.ends_with("WRONG"));
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! Runs on: the main thread.
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 
-use super::super::output::Output;
 use super::super::run::Failure;
 use super::file_kind::{Kind, Verdict};
+use super::line::{Line, Printer};
 use super::reader::FileReader;
 use crate::journal::checkpoint::{Checkpoint, CheckpointState};
 use crate::log::checkpoint::LogCheckpoint;
@@ -14,12 +15,17 @@ use crate::log::file_names::FileKind;
 use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::producer_state::ProducerStates;
 use crate::log::{partition_metadata, producer_snapshot};
+use crate::model::offset::Offset;
 
 /// What a file says, line by line, or why it cannot be read.
-type Lines = Result<Vec<String>, String>;
+type Lines = Result<Vec<Line>, String>;
 
 /// Prints the file.
-pub(super) fn dump(file: &FileReader, kind: Kind, output: &mut Output) -> Result<Verdict, Failure> {
+pub(super) fn dump(
+    file: &FileReader,
+    kind: Kind,
+    printer: &mut Printer,
+) -> Result<Verdict, Failure> {
     let bytes = file.read_all()?;
     let lines = match kind {
         Kind::Numbered(FileKind::OffsetIndex) => offset_index(&bytes),
@@ -29,7 +35,7 @@ pub(super) fn dump(file: &FileReader, kind: Kind, output: &mut Output) -> Result
         Kind::LeaderEpochs => leader_epochs(&bytes),
         Kind::PartitionMetadata => metadata(&bytes),
         Kind::PartitionState => LogCheckpoint::decode_file(&bytes)
-            .map(|state| log_state(&state))
+            .map(|state| vec![log_state(&state)])
             .map_err(|error| error.to_string()),
         Kind::JournalCheckpoint => journal_checkpoint(bytes),
         Kind::MetadataLog => metadata_log(&bytes),
@@ -38,12 +44,15 @@ pub(super) fn dump(file: &FileReader, kind: Kind, output: &mut Output) -> Result
     match lines {
         Ok(lines) => {
             for line in lines {
-                output.line(line)?;
+                printer.line(&line)?;
             }
             Ok(Verdict::Sound)
         }
         Err(reason) => {
-            output.line(format!("DAMAGED: {reason}"))?;
+            printer.line(&Line::new(
+                format!("DAMAGED: {reason}"),
+                json!({ "kind": "damage", "reason": reason }),
+            ))?;
             Ok(Verdict::Damaged)
         }
     }
@@ -63,8 +72,11 @@ fn index_entries<const N: usize>(bytes: &[u8]) -> Result<(&[[u8; N]], usize), St
     Ok((used, reserved.len()))
 }
 
-fn ending(lines: &mut Vec<String>, entries: usize, reserved: usize) {
-    lines.push(format!("{entries} entries, {reserved} reserved"));
+fn ending(entries: usize, reserved: usize) -> Line {
+    Line::new(
+        format!("{entries} entries, {reserved} reserved"),
+        json!({ "kind": "end", "entries": entries, "reserved": reserved }),
+    )
 }
 
 fn offset_index(bytes: &[u8]) -> Lines {
@@ -78,9 +90,12 @@ fn offset_index(bytes: &[u8]) -> Lines {
             return Err(format!("entry {number} is not above the one before it"));
         }
         before = Some((offset, position));
-        lines.push(format!("offset base+{offset} position {position}"));
+        lines.push(Line::new(
+            format!("offset base+{offset} position {position}"),
+            json!({ "kind": "offset", "relative_offset": offset, "position": position }),
+        ));
     }
-    ending(&mut lines, entries.len(), reserved);
+    lines.push(ending(entries.len(), reserved));
     Ok(lines)
 }
 
@@ -95,9 +110,12 @@ fn time_index(bytes: &[u8]) -> Lines {
             return Err(format!("entry {number} is below the one before it"));
         }
         before = Some((time, offset));
-        lines.push(format!("time {time} offset base+{offset}"));
+        lines.push(Line::new(
+            format!("time {time} offset base+{offset}"),
+            json!({ "kind": "time", "timestamp": time, "relative_offset": offset }),
+        ));
     }
-    ending(&mut lines, entries.len(), reserved);
+    lines.push(ending(entries.len(), reserved));
     Ok(lines)
 }
 
@@ -109,26 +127,36 @@ fn transaction_index(bytes: &[u8]) -> Lines {
         let (words, _) = numbers.as_chunks::<8>();
         let words: Vec<i64> = words.iter().map(|word| i64::from_be_bytes(*word)).collect();
         if let [producer, first, last, stable] = words[..] {
-            lines.push(format!(
-                "aborted: producer {producer} offsets {first}..={last} last-stable {stable}"
+            lines.push(Line::new(
+                format!(
+                    "aborted: producer {producer} offsets {first}..={last} last-stable {stable}"
+                ),
+                json!({
+                    "kind": "aborted_transaction",
+                    "producer_id": producer,
+                    "first_offset": first,
+                    "last_offset": last,
+                    "last_stable_offset": stable,
+                }),
             ));
         }
     }
-    ending(&mut lines, entries.len(), reserved);
+    lines.push(ending(entries.len(), reserved));
     Ok(lines)
 }
 
 fn snapshot(bytes: &[u8]) -> Lines {
     let states = producer_snapshot::decode(bytes).map_err(|error| error.to_string())?;
-    let mut lines = vec![format!(
-        "producer snapshot, crc ok, {} producers",
-        states.count()
+    let count = states.count();
+    let mut lines = vec![Line::new(
+        format!("producer snapshot, crc ok, {count} producers"),
+        json!({ "kind": "producer_snapshot", "producers": count, "sound": true }),
     )];
     lines.extend(producers(&states));
     Ok(lines)
 }
 
-fn producers(states: &ProducerStates) -> Vec<String> {
+fn producers(states: &ProducerStates) -> Vec<Line> {
     states
         .sorted()
         .into_iter()
@@ -136,23 +164,36 @@ fn producers(states: &ProducerStates) -> Vec<String> {
             let last = entry.batches.last();
             let sequence = last.map_or(-1, |batch| batch.last_sequence);
             let offset = last.map_or(-1, |batch| batch.last_offset.get());
-            let open = entry.transaction_start.map_or_else(String::new, |start| {
-                format!(" open-transaction-at {}", start.get())
-            });
-            format!(
-                "producer {} epoch {} last-sequence {sequence} last-offset {offset} time {}{open}",
-                id.0, entry.epoch.0, entry.last_timestamp
+            let (epoch, time) = (entry.epoch.0, entry.last_timestamp);
+            let start = entry.transaction_start.map(Offset::get);
+            let open =
+                start.map_or_else(String::new, |start| format!(" open-transaction-at {start}"));
+            Line::new(
+                format!(
+                    "producer {} epoch {epoch} last-sequence {sequence} last-offset {offset} \
+                     time {time}{open}",
+                    id.0
+                ),
+                json!({
+                    "kind": "producer",
+                    "producer_id": id.0,
+                    "producer_epoch": epoch,
+                    "last_sequence": sequence,
+                    "last_offset": offset,
+                    "timestamp": time,
+                    "transaction_start": start,
+                }),
             )
         })
         .collect()
 }
 
-fn epoch_lines(epochs: &LeaderEpochs) -> impl Iterator<Item = String> {
+fn epoch_lines(epochs: &LeaderEpochs) -> impl Iterator<Item = Line> {
     epochs.entries().iter().map(|entry| {
-        format!(
-            "epoch {} from offset {}",
-            entry.epoch.0,
-            entry.start_offset.get()
+        let (epoch, start) = (entry.epoch.0, entry.start_offset.get());
+        Line::new(
+            format!("epoch {epoch} from offset {start}"),
+            json!({ "kind": "leader_epoch", "leader_epoch": epoch, "start_offset": start }),
         )
     })
 }
@@ -165,7 +206,10 @@ fn leader_epochs(bytes: &[u8]) -> Lines {
 fn metadata(bytes: &[u8]) -> Lines {
     let content = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     let topic = partition_metadata::decode(content).map_err(|error| error.to_string())?;
-    Ok(vec![format!("topic id {topic}")])
+    Ok(vec![Line::new(
+        format!("topic id {topic}"),
+        json!({ "kind": "partition_metadata", "topic_id": topic.to_string() }),
+    )])
 }
 
 /// Frames of length (4), CRC-32C (4), one record as JSON, little-endian.
@@ -184,14 +228,38 @@ fn metadata_log(bytes: &[u8]) -> Lines {
         if crc32c::crc32c(record) != crc {
             return Err(format!("position {position}: the checksum is wrong"));
         }
-        lines.push(String::from_utf8_lossy(record).into_owned());
+        let text = String::from_utf8_lossy(record).into_owned();
+        let json: Value = serde_json::from_slice(record)
+            .map_err(|error| format!("position {position}: {error}"))?;
+        let json = json!({ "kind": "metadata_record", "position": position, "record": json });
+        lines.push(Line::new(text, json));
         rest = behind;
     }
-    lines.push(format!("{} records, every crc ok", lines.len()));
+    let count = lines.len();
+    lines.push(Line::new(
+        format!("{count} records, every crc ok"),
+        json!({ "kind": "end", "records": count }),
+    ));
     Ok(lines)
 }
 
-fn log_state(state: &LogCheckpoint) -> Vec<String> {
+/// One object, and several lines of text.
+fn log_state(state: &LogCheckpoint) -> Line {
+    let epochs: Vec<Line> = epoch_lines(&state.epochs).collect();
+    let producers = producers(&state.producers);
+    let json = json!({
+        "kind": "partition_state",
+        "log_start": state.log_start.get(),
+        "next_offset": state.next_offset.get(),
+        "segment_base": state.segment_base.get(),
+        "destaged_position": state.destaged_position,
+        "end_position": state.end_position,
+        "offset_index_entries": state.offset_index_entries,
+        "time_index_entries": state.time_index_entries,
+        "truncations": state.truncations,
+        "leader_epochs": epochs.iter().map(|line| &line.json).collect::<Vec<_>>(),
+        "producers": producers.iter().map(|line| &line.json).collect::<Vec<_>>(),
+    });
     let mut lines = vec![
         format!("log start {}", state.log_start.get()),
         format!("next offset {}", state.next_offset.get()),
@@ -206,39 +274,52 @@ fn log_state(state: &LogCheckpoint) -> Vec<String> {
             state.offset_index_entries, state.time_index_entries, state.truncations
         ),
     ];
-    lines.extend(epoch_lines(&state.epochs));
-    lines.extend(producers(&state.producers));
-    lines
+    lines.extend(epochs.into_iter().chain(producers).map(|line| line.text));
+    Line::new(lines.join("\n"), json)
 }
 
 fn journal_checkpoint(bytes: Vec<u8>) -> Lines {
     let checkpoint = Checkpoint::decode(&Bytes::from(bytes)).map_err(|error| error.to_string())?;
-    let state = match checkpoint.state {
-        CheckpointState::Running => "running: replay from the anchor",
-        CheckpointState::Stopped => "stopped: nothing to replay",
+    let (state, meaning) = match checkpoint.state {
+        CheckpointState::Running => ("running", "replay from the anchor"),
+        CheckpointState::Stopped => ("stopped", "nothing to replay"),
     };
-    let anchor = &checkpoint.anchor;
-    let mut lines = vec![
+    let ring = format!("{:016x}", checkpoint.ring.0);
+    let (link, slot) = (&checkpoint.anchor.link, &checkpoint.anchor.slot);
+    let mut lines = vec![Line::new(
         format!(
-            "journal checkpoint of ring {:016x}, crc ok, {state}",
-            checkpoint.ring.0
+            "journal checkpoint of ring {ring}, crc ok, {state}: {meaning}\n\
+             anchor: run {} sequence {} in file {} at position {}",
+            link.run.0, link.sequence, slot.file, slot.offset
         ),
-        format!(
-            "anchor: run {} sequence {} in file {} at position {}",
-            anchor.link.run.0, anchor.link.sequence, anchor.slot.file, anchor.slot.offset
-        ),
-    ];
+        json!({
+            "kind": "journal_checkpoint",
+            "ring": ring,
+            "state": state,
+            "anchor_run": link.run.0,
+            "anchor_sequence": link.sequence,
+            "anchor_file": slot.file,
+            "anchor_position": slot.offset,
+            "sound": true,
+        }),
+    )];
     for partition in &checkpoint.partitions {
-        let name = partition.topic_partition;
-        lines.push(format!("partition {}-{}", name.topic, name.partition.0));
-        match LogCheckpoint::decode(&partition.record) {
-            Ok(state) => lines.extend(
-                log_state(&state)
-                    .into_iter()
-                    .map(|line| format!("  {line}")),
-            ),
-            Err(error) => return Err(format!("partition {}: {error}", name.partition.0)),
-        }
+        let (topic, number) = (
+            partition.topic_partition.topic.to_string(),
+            partition.topic_partition.partition.0,
+        );
+        let state = LogCheckpoint::decode(&partition.record)
+            .map_err(|error| format!("partition {number}: {error}"))?;
+        let state = log_state(&state);
+        lines.push(Line::new(
+            format!("partition {topic}-{number}\n{}", state.text).replace('\n', "\n  "),
+            json!({
+                "kind": "partition",
+                "topic_id": topic,
+                "partition": number,
+                "state": state.json,
+            }),
+        ));
     }
     Ok(lines)
 }
@@ -246,6 +327,10 @@ fn journal_checkpoint(bytes: Vec<u8>) -> Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn texts(lines: &[Line]) -> Vec<&str> {
+        lines.iter().map(|line| line.text.as_str()).collect()
+    }
 
     #[test]
     fn an_index_is_listed_without_its_reserved_end() {
@@ -255,13 +340,18 @@ mod tests {
             bytes.extend(position.to_be_bytes());
         }
         bytes.extend([0; 24]);
+        let lines = offset_index(&bytes).expect("ordered");
         assert_eq!(
-            offset_index(&bytes).expect("ordered"),
+            texts(&lines),
             [
                 "offset base+9 position 4096",
                 "offset base+20 position 8200",
                 "2 entries, 3 reserved"
             ]
+        );
+        assert_eq!(
+            lines[1].json,
+            json!({ "kind": "offset", "relative_offset": 20, "position": 8200 })
         );
     }
 
@@ -287,12 +377,13 @@ mod tests {
         bytes.extend(record);
         let lines = metadata_log(&bytes).expect("sound");
         assert_eq!(
-            lines,
+            texts(&lines),
             [
                 r#"{"type":"tombstones_cleared"}"#,
                 "1 records, every crc ok"
             ]
         );
+        assert_eq!(lines[0].json["record"]["type"], "tombstones_cleared");
         assert!(metadata_log(&bytes[..20]).is_err());
         bytes[9] ^= 1;
         assert!(metadata_log(&bytes).is_err());
@@ -302,7 +393,7 @@ mod tests {
     fn a_snapshot_with_a_wrong_checksum_is_damaged() {
         let mut bytes = producer_snapshot::encode(&ProducerStates::default());
         let lines = snapshot(&bytes).expect("sound");
-        assert_eq!(lines, ["producer snapshot, crc ok, 0 producers"]);
+        assert_eq!(texts(&lines), ["producer snapshot, crc ok, 0 producers"]);
         *bytes.last_mut().expect("not empty") ^= 1;
         assert!(snapshot(&bytes).is_err());
     }
