@@ -146,7 +146,8 @@ static BROKER: &[Row] = &[
         Kind::AddressOrOff,
         "127.0.0.1:9644",
         "admin",
-        "Where `/metrics` and `/healthz` are served over HTTP, or `off`.",
+        "Where `/metrics` and `/healthz` are served over HTTP, or `off`. As unprotected as \
+         `listen`: beyond loopback it warns.",
     ),
     row(
         "allow.volatile",
