@@ -257,11 +257,20 @@ fn log_state(state: &LogCheckpoint) -> Line {
         "offset_index_entries": state.offset_index_entries,
         "time_index_entries": state.time_index_entries,
         "truncations": state.truncations,
+        "has_every_offset": state.is_dense,
         "leader_epochs": epochs.iter().map(|line| &line.json).collect::<Vec<_>>(),
         "producers": producers.iter().map(|line| &line.json).collect::<Vec<_>>(),
     });
     let mut lines = vec![
-        format!("log start {}", state.log_start.get()),
+        format!(
+            "log start {}, {}",
+            state.log_start.get(),
+            if state.is_dense {
+                "every offset is there"
+            } else {
+                "offsets may be missing"
+            }
+        ),
         format!("next offset {}", state.next_offset.get()),
         format!(
             "segment {} destaged to position {}, batches to position {}",
@@ -289,8 +298,8 @@ fn journal_checkpoint(bytes: Vec<u8>) -> Lines {
     let mut lines = vec![Line::new(
         format!(
             "journal checkpoint of ring {ring}, crc ok, {state}: {meaning}\n\
-             anchor: run {} sequence {} in file {} at position {}",
-            link.run.0, link.sequence, slot.file, slot.offset
+             anchor: run {} sequence {} in file {} at position {}, {} files",
+            link.run.0, link.sequence, slot.file, slot.offset, checkpoint.file_count
         ),
         json!({
             "kind": "journal_checkpoint",
@@ -300,6 +309,7 @@ fn journal_checkpoint(bytes: Vec<u8>) -> Lines {
             "anchor_sequence": link.sequence,
             "anchor_file": slot.file,
             "anchor_position": slot.offset,
+            "files": checkpoint.file_count,
             "sound": true,
         }),
     )];
