@@ -356,18 +356,20 @@ async fn write_direct(file: &DmaFile, memory: DmaBuffer, pos: u64) -> io::Result
         .map_err(plain)?;
     while done < len {
         // Short writes are rare (a signal, the last free blocks): the rest goes from a copy.
-        if done == 0 || !done.is_multiple_of(ALIGNMENT) {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        let rest = memory.as_bytes().get(done..).unwrap_or_default();
+        let aligned = done - done % ALIGNMENT;
+        let rest = memory.as_bytes().get(aligned..).unwrap_or_default();
         let mut copy = io_buf::memory(rest.len());
         copy.as_bytes_mut().copy_from_slice(rest);
-        let at = pos + u64::try_from(done).unwrap_or(u64::MAX);
+        let at = pos + u64::try_from(aligned).unwrap_or(u64::MAX);
         let more = file.write_at(copy, at).await.map_err(plain)?;
         if more == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        done += more;
+        if aligned + more <= done {
+            // a file system of small blocks has taken the last of them
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        done = aligned + more;
     }
     Ok(Rc::try_unwrap(memory).unwrap_or_else(|shared| {
         // The ring gives its reference back before it wakes us, so this is never taken.

@@ -207,7 +207,7 @@ async fn write_file(path: &Path, bytes: Vec<u8>, new: bool) -> io::Result<()> {
 }
 
 /// Replaces the file's content: the old or the new is there at any time, the new one durably when
-/// this returns. Leaves a file named like it with `.tmp` behind if it fails.
+/// this returns. A crash may leave a file named like it with `.tmp` behind.
 pub async fn write_atomic(path: impl AsRef<Path>, bytes: impl Into<Vec<u8>>) -> io::Result<()> {
     let path = path.as_ref();
     let mut temporary = path.as_os_str().to_owned();
@@ -216,8 +216,14 @@ pub async fn write_atomic(path: impl AsRef<Path>, bytes: impl Into<Vec<u8>>) -> 
     let directory = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    write_file(&temporary, bytes.into(), false).await?;
-    rename(&temporary, path).await?;
+    let mut written = write_file(&temporary, bytes.into(), false).await;
+    if written.is_ok() {
+        written = rename(&temporary, path).await;
+    }
+    if let Err(error) = written {
+        drop(remove_file(&temporary).await); // on a full disk, its space is needed
+        return Err(error);
+    }
     sync_dir(directory.unwrap_or(Path::new("."))).await
 }
 
@@ -367,6 +373,14 @@ pub async fn file_len(path: impl AsRef<Path>) -> io::Result<u64> {
         SimDisk::file_len,
     )
     .await
+}
+
+/// Whether room on the disk, or in somebody's part of it, would have cured it.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Bytes that an ordinary user may still write to the filesystem of `path`.

@@ -86,6 +86,15 @@ struct State {
 struct FileState {
     path: String,
     content: Content,
+    /// Space is reserved up to here.
+    allocated: u64,
+}
+
+impl FileState {
+    /// Bytes of the disk that it takes.
+    fn size(&self) -> u64 {
+        len(self.content.live()).max(self.allocated)
+    }
 }
 
 impl SimDisk {
@@ -153,7 +162,8 @@ impl SimDisk {
         self.state.borrow_mut().faults.clear();
     }
 
-    /// Lets writes beyond `bytes` in all files together fail with `StorageFull`.
+    /// Lets writes and reservations beyond `bytes` in all files that have a name together fail with
+    /// `StorageFull`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.borrow_mut().capacity = bytes;
     }
@@ -347,6 +357,7 @@ impl SimDisk {
                     FileState {
                         path,
                         content: Content::default(),
+                        allocated: 0,
                     },
                 );
                 state.change_names(vec![edit(dir, name, Some(inode))]);
@@ -379,13 +390,7 @@ impl SimDisk {
     pub(super) fn begin_write(&self, inode: u64, pos: u64, bytes: &[u8]) -> io::Result<u64> {
         let mut state = self.state.borrow_mut();
         let path = state.open_file(inode)?.path.clone();
-        let grows = (pos + len(bytes)).saturating_sub(len(state.open_file(inode)?.content.live()));
-        if state
-            .capacity
-            .is_some_and(|capacity| state.used() + grows > capacity)
-        {
-            return Err(err(io::ErrorKind::StorageFull));
-        }
+        state.room(inode, pos + len(bytes))?;
         let failed = state.fault(DiskOp::Write, Path::new(&path));
         state.count();
         let id = state.new_change();
@@ -443,16 +448,29 @@ impl SimDisk {
         Ok(())
     }
 
-    /// Sets the length; without one, only counts as a change (allocation keeps the length).
-    pub(super) fn resize(&self, inode: u64, new_len: Option<u64>) -> io::Result<()> {
+    /// Reserves space up to `end`; the length stays.
+    pub(super) fn allocate(&self, inode: u64, end: u64) -> io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        let path = state.open_file(inode)?.path.clone();
+        state.fault(DiskOp::Resize, Path::new(&path))?;
+        state.room(inode, end)?;
+        state.count();
+        state.new_change();
+        let file = state.open_file(inode)?;
+        file.allocated = file.allocated.max(end);
+        Ok(())
+    }
+
+    /// Sets the length, and gives back what is reserved behind it.
+    pub(super) fn set_len(&self, inode: u64, new_len: u64) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
         let path = state.open_file(inode)?.path.clone();
         state.fault(DiskOp::Resize, Path::new(&path))?;
         state.count();
         let id = state.new_change();
-        if let Some(new_len) = new_len {
-            state.open_file(inode)?.content.set_len(id, index(new_len));
-        }
+        let file = state.open_file(inode)?;
+        file.content.set_len(id, index(new_len));
+        file.allocated = file.allocated.min(new_len);
         Ok(())
     }
 }
@@ -498,11 +516,22 @@ impl State {
         id
     }
 
+    /// Bytes of all files that have a name.
     fn used(&self) -> u64 {
-        self.files
-            .values()
-            .map(|file| len(file.content.live()))
-            .sum()
+        let names = self.dirs.iter().flat_map(|dir| self.names.entries(*dir));
+        let files = names.filter_map(|(_, inode)| self.files.get(&inode));
+        files.map(FileState::size).sum()
+    }
+
+    /// Refuses when the disk has no room for the file to reach up to `end`.
+    fn room(&mut self, inode: u64, end: u64) -> io::Result<()> {
+        let grows = end.saturating_sub(self.open_file(inode)?.size());
+        match self.capacity {
+            Some(capacity) if grows > 0 && self.used() + grows > capacity => {
+                Err(err(io::ErrorKind::StorageFull))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn inode(&self, path: &Path) -> io::Result<u64> {

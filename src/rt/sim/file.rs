@@ -75,8 +75,13 @@ impl SimFile {
         Ok(())
     }
 
-    pub(in crate::rt) async fn allocate(&self, _pos: u64, _len: u64) -> io::Result<()> {
-        self.resize(None).await
+    pub(in crate::rt) async fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
+        check(self.options.write)?;
+        let shard = shard();
+        shard.disk_delay().await;
+        let allocated = shard.disk().allocate(self.inode, pos + len);
+        shard.halt_if_crashed().await;
+        allocated
     }
 
     pub(in crate::rt) async fn zero(&self, pos: u64, len: u64) -> io::Result<()> {
@@ -89,14 +94,10 @@ impl SimFile {
     }
 
     pub(in crate::rt) async fn truncate(&self, len: u64) -> io::Result<()> {
-        self.resize(Some(len)).await
-    }
-
-    async fn resize(&self, len: Option<u64>) -> io::Result<()> {
         check(self.options.write)?;
         let shard = shard();
         shard.disk_delay().await;
-        let resized = shard.disk().resize(self.inode, len);
+        let resized = shard.disk().set_len(self.inode, len);
         shard.halt_if_crashed().await;
         resized
     }
