@@ -58,6 +58,13 @@ pub enum Error {
     Failed,
 }
 
+impl Error {
+    /// Whether room on the disk would cure it.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io(error) if rt::fs::is_disk_full(error))
+    }
+}
+
 /// The open log.
 #[derive(Debug)]
 pub struct MetadataLog {
@@ -133,6 +140,8 @@ impl MetadataLog {
 
     /// Makes `records` durable. `after` is the image they lead to, for the case of a rewrite.
     ///
+    /// After an error the log is closed, unless the disk was full: then nothing has changed, and
+    /// the next append may succeed.
     /// Cancel: not safe; the caller holds the controller's turn until this returns.
     pub async fn append(&mut self, records: &[Record], after: &Image) -> Result<(), Error> {
         if self.has_failed {
@@ -143,19 +152,28 @@ impl MetadataLog {
         let grown = self.size_bytes + to_u64(bytes.len());
         if grown > REWRITE_SIZE_BYTES_MIN.max(self.snapshot_size_bytes.saturating_mul(4)) {
             self.rewrite(after).await?;
-        } else {
-            let mut buffer = IoBuf::alloc(bytes.len()).await;
-            buffer[..bytes.len()].copy_from_slice(&bytes);
-            self.file
-                .write_at(buffer, bytes.len(), self.size_bytes)
-                .await?;
-            let claim = encode(&[Record::Durable]);
-            let mut buffer = IoBuf::alloc(claim.len()).await;
-            buffer[..claim.len()].copy_from_slice(&claim);
-            self.file.write_at(buffer, claim.len(), grown).await?;
-            self.size_bytes = grown + to_u64(claim.len());
+        } else if let Err(error) = self.write_behind(bytes).await {
+            if rt::fs::is_disk_full(&error) {
+                // part of it may be there, and shall not stand behind what comes instead
+                self.file.truncate(self.size_bytes).await?;
+                self.file.fdatasync().await?;
+                self.has_failed = false;
+            }
+            return Err(error.into());
         }
         self.has_failed = false;
+        Ok(())
+    }
+
+    async fn write_behind(&mut self, bytes: Vec<u8>) -> std::io::Result<()> {
+        let mut end = self.size_bytes;
+        for bytes in [bytes, encode(&[Record::Durable])] {
+            let mut buffer = IoBuf::alloc(bytes.len()).await;
+            buffer[..bytes.len()].copy_from_slice(&bytes);
+            self.file.write_at(buffer, bytes.len(), end).await?;
+            end += to_u64(bytes.len());
+        }
+        self.size_bytes = end;
         Ok(())
     }
 
@@ -164,7 +182,18 @@ impl MetadataLog {
         records.push(Record::Durable);
         let snapshot = encode(&records);
         let size_bytes = to_u64(snapshot.len());
-        rt::fs::write_atomic(&file_path(&self.directory, self.number + 1), snapshot).await?;
+        let new = file_path(&self.directory, self.number + 1);
+        if let Err(error) = rt::fs::write_atomic(&new, snapshot).await {
+            if rt::fs::is_disk_full(&error) {
+                // a start takes the highest number, and the old file is written on
+                if rt::fs::exists(&new).await? {
+                    rt::fs::remove_file(&new).await?;
+                    rt::fs::sync_dir(&self.directory).await?;
+                }
+                self.has_failed = false;
+            }
+            return Err(error.into());
+        }
         let old = file_path(&self.directory, self.number);
         self.number += 1;
         self.file = open_for_append(&file_path(&self.directory, self.number)).await?;
@@ -251,7 +280,7 @@ fn has_frame_behind(rest: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rt::sim::{Sim, SimDisk};
+    use crate::rt::sim::{CrashMode, DiskOp, Fault, Sim, SimDisk};
 
     fn records() -> Vec<Record> {
         (1..=3)
@@ -305,6 +334,70 @@ mod tests {
                 "at {position}"
             );
             disk.poke(&path, 0, &whole).unwrap();
+        }
+    }
+
+    fn fault(op: DiskOp, path: &str, error: std::io::ErrorKind, skip: u64) -> Fault {
+        Fault {
+            op,
+            path: path.to_owned(),
+            error,
+            skip,
+            times: 1,
+        }
+    }
+
+    /// Appends where each of the calls that an append makes fails once; what a start finds then.
+    #[test]
+    fn a_full_disk_refuses_a_change_without_a_trace_and_takes_the_next() {
+        let dir = Path::new("/data/metadata");
+        for (skip, is_rewrite) in [(0, false), (1, false), (0, true)] {
+            let disk = SimDisk::new(skip);
+            let expected = Sim::with_disk(1, disk.clone()).run(async {
+                let (mut log, mut image) = MetadataLog::open(dir, false).await.unwrap();
+                rt::fs::sync_filesystem(dir).await.unwrap();
+                if is_rewrite {
+                    log.size_bytes = REWRITE_SIZE_BYTES_MIN;
+                }
+                let full = std::io::ErrorKind::StorageFull;
+                disk.inject(fault(DiskOp::Write, "metadata", full, skip));
+                let refused = image.apply(&records()).unwrap();
+                let error = log.append(&records(), &refused).await.unwrap_err();
+                assert!(error.is_disk_full(), "{error}");
+                // shorter than what was refused
+                image = image.apply(&records()[..1]).unwrap();
+                log.append(&records()[..1], &image).await.unwrap();
+                image.to_records()
+            });
+            disk.crash(CrashMode::Lose);
+            let (_, image) = Sim::with_disk(2, disk)
+                .run(MetadataLog::open(dir, true))
+                .unwrap();
+            assert_eq!(image.to_records(), expected, "{skip}, {is_rewrite}");
+        }
+    }
+
+    #[test]
+    fn any_other_failure_closes_the_log() {
+        let dir = Path::new("/data/metadata");
+        for (op, error) in [
+            (DiskOp::Write, std::io::ErrorKind::Other),
+            // the refused change cannot be taken back
+            (DiskOp::Resize, std::io::ErrorKind::Other),
+        ] {
+            let disk = SimDisk::new(1);
+            Sim::with_disk(1, disk.clone()).run(async {
+                let (mut log, image) = MetadataLog::open(dir, false).await.unwrap();
+                let after = image.apply(&records()).unwrap();
+                disk.inject(fault(op, "metadata", error, 0));
+                let full = std::io::ErrorKind::StorageFull;
+                disk.inject(fault(DiskOp::Write, "metadata", full, 0));
+                let failed = log.append(&records(), &after).await.unwrap_err();
+                assert!(!failed.is_disk_full(), "{failed}");
+                disk.clear_faults();
+                let closed = log.append(&records(), &after).await.unwrap_err();
+                assert!(matches!(closed, Error::Failed), "{closed}");
+            });
         }
     }
 
