@@ -5,6 +5,8 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::rt::fs;
+
 /// The journal cannot do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
@@ -35,6 +37,13 @@ pub enum JournalError {
         /// What it may be.
         why: &'static str,
     },
+}
+
+impl JournalError {
+    /// Whether room on the disk would cure it. A block write that failed is never cured.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Io(error) if fs::is_disk_full(error))
+    }
 }
 
 impl From<io::Error> for JournalError {

@@ -92,6 +92,8 @@ pub(super) struct State {
     pub(super) files: Vec<File>,
     /// Whether more files are being made.
     pub(super) is_growing: bool,
+    /// Why no more are, although some are missing.
+    pub(super) growth_error: Option<JournalError>,
     pub(super) waiters: Waiters,
     /// Payload bytes that are promised or queued.
     pub(super) queue_bytes: usize,
@@ -193,6 +195,7 @@ impl Journal {
             ring,
             files,
             is_growing,
+            growth_error: None,
             waiters: Waiters::default(),
             queue_bytes: 0,
             queue: VecDeque::new(),
@@ -362,6 +365,22 @@ impl Journal {
         self.shared().state.borrow().is_growing
     }
 
+    /// Waits until all files are made, or one could not be: the ring stays smaller then.
+    ///
+    /// Cancel: safe.
+    pub async fn grown(&self) -> Result<(), JournalError> {
+        loop {
+            let progress = self.shared().progress.notified();
+            {
+                let state = self.shared().state.borrow();
+                if !state.is_growing {
+                    return state.growth_error.clone().map_or(Ok(()), Err);
+                }
+            }
+            progress.await;
+        }
+    }
+
     /// The longest payload that an entry may have.
     pub fn payload_bytes_max(&self) -> usize {
         self.shared().config.payload_bytes_max()
@@ -528,6 +547,7 @@ async fn grow(shared: Rc<Shared>, sizes: Vec<u64>) {
             Err(error) => {
                 let capacity = shared.state.borrow().ring.capacity();
                 tracing::warn!(%error, capacity, "the journal stays smaller than configured");
+                shared.state.borrow_mut().growth_error = Some(error);
                 break;
             }
         }
@@ -536,4 +556,6 @@ async fn grow(shared: Rc<Shared>, sizes: Vec<u64>) {
     state.is_growing = false;
     // who waits for a file that will not come is told so
     state.waiters.wake_first();
+    drop(state);
+    shared.progress.notify_all();
 }

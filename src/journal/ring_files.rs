@@ -96,7 +96,19 @@ pub(super) async fn open(dir: &Path, header: FileHeader) -> io::Result<Option<Fi
 pub(super) async fn make(dir: &Path, header: FileHeader) -> io::Result<()> {
     let path = path_of(dir, header.index);
     let temporary = dir.join(format!("{:08}{TEMPORARY_SUFFIX}", header.index));
-    let file = File::open(&temporary, &OpenOptions::direct().create()).await?;
+    let mut made = fill(&temporary, header).await;
+    if made.is_ok() {
+        made = fs::rename(&temporary, &path).await;
+    }
+    if let Err(error) = made {
+        drop(fs::remove_file(&temporary).await); // on a full disk, its space is needed
+        return Err(error);
+    }
+    fs::sync_dir(dir).await
+}
+
+async fn fill(path: &Path, header: FileHeader) -> io::Result<()> {
+    let file = File::open(path, &OpenOptions::direct().create()).await?;
     file.allocate(0, header.size_bytes).await?;
     let mut at = 0;
     while at < header.size_bytes {
@@ -111,9 +123,7 @@ pub(super) async fn make(dir: &Path, header: FileHeader) -> io::Result<()> {
         yield_if_needed().await;
     }
     file.fdatasync().await?;
-    file.close().await?;
-    fs::rename(&temporary, &path).await?;
-    fs::sync_dir(dir).await
+    file.close().await
 }
 
 /// The header that file `index` of `ring` has.
