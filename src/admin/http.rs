@@ -78,8 +78,8 @@ async fn answer(shard: &Rc<Shard>, stream: &TcpStream) -> std::io::Result<()> {
     stream.shutdown(std::net::Shutdown::Both)
 }
 
-/// Failing only when a restart is needed: that is what supervisors do about it. Partitions that are
-/// offline are for people.
+/// Failing while nothing can be appended: until a restart, or until a full disk has room again.
+/// Partitions that are offline are for people.
 fn health(health: &Health) -> (&'static str, &'static str, String) {
     if !health.complaints.is_empty() {
         let text = health.complaints.join("\n") + "\n";

@@ -183,6 +183,7 @@ impl From<JournalError> for Error {
                 size_bytes: u64::try_from(len).unwrap_or(u64::MAX),
                 limit_bytes: u64::try_from(max).unwrap_or(u64::MAX),
             },
+            error if error.is_disk_full() => Self::DiskFull,
             error @ (JournalError::Failed(_)
             | JournalError::Io(_)
             | JournalError::Config { .. }) => Self::Storage(error.to_string()),

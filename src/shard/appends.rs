@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, FutureExt as _, select};
 
 use crate::config::topic::Durability;
 use crate::partition::error::Error;
@@ -24,8 +24,17 @@ use crate::telemetry::names::Counter;
 
 /// Batches that wait for their turn.
 pub(crate) struct Appends {
-    waiting: RefCell<VecDeque<(AppendPart, AckSender)>>,
+    waiting: RefCell<VecDeque<(AppendPart, AckSender, Source)>>,
     arrived: Notify,
+}
+
+/// Whose append it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Refused on a full disk.
+    Producer,
+    /// Committed offsets and groups: they go on, as long as the ring has room at once.
+    Coordinator,
 }
 
 impl Appends {
@@ -40,13 +49,14 @@ impl Appends {
     pub(crate) fn submit(
         &self,
         parts: Vec<AppendPart>,
+        source: Source,
     ) -> Vec<oneshot::Receiver<Result<Appended, Error>>> {
         let mut waiting = self.waiting.borrow_mut();
         let outcomes = parts
             .into_iter()
             .map(|part| {
                 let (ack, outcome) = oneshot::oneshot();
-                waiting.push_back((part, ack));
+                waiting.push_back((part, ack, source));
                 outcome
             })
             .collect();
@@ -55,7 +65,7 @@ impl Appends {
         outcomes
     }
 
-    async fn next(&self) -> (AppendPart, AckSender) {
+    async fn next(&self) -> (AppendPart, AckSender, Source) {
         loop {
             if let Some(next) = self.waiting.borrow_mut().pop_front() {
                 return next;
@@ -68,8 +78,8 @@ impl Appends {
 /// Appends what is submitted, one batch after the other, until the task is cancelled.
 pub(crate) async fn run(shard: Rc<Shard>) {
     loop {
-        let (part, ack) = shard.appends.next().await;
-        match append(&shard, part).await {
+        let (part, ack, source) = shard.appends.next().await;
+        match append(&shard, part, source).await {
             Ok((partition, accepted)) => acknowledge(&shard, &partition, &accepted, ack),
             Err(error) => drop(ack.send(Err(error))),
         }
@@ -82,17 +92,24 @@ struct Admitted {
     next_offset: crate::model::offset::Offset,
 }
 
-async fn append(shard: &Rc<Shard>, part: AppendPart) -> Result<(Rc<Partition>, Admitted), Error> {
+async fn append(
+    shard: &Rc<Shard>,
+    part: AppendPart,
+    source: Source,
+) -> Result<(Rc<Partition>, Admitted), Error> {
     let AppendPart {
         partition: id,
         batch,
         log_append_time_ms,
     } = part;
+    if source == Source::Producer {
+        shard.storage.check()?; // before all else: a full disk may have kept it from being opened
+    }
     let partition = shard.partitions.find(id)?;
     partition.check_open()?;
-    room(shard, shard.logs.tail_budget().wait_for_room()).await?;
-    prepare(shard, &partition).await?;
-    let reservation = room(shard, shard.journal.reserve(batch.bytes.len())).await??;
+    room(shard, source, shard.logs.tail_budget().wait_for_room()).await?;
+    prepare(shard, &partition, source).await?;
+    let reservation = room(shard, source, shard.journal.reserve(batch.bytes.len())).await??;
     let (records, bytes) = (batch.header.record_count, batch.bytes.len());
     // From here to `enqueue` there is no await: the order of offsets is the order in the journal.
     match partition.append_as_leader(batch, log_append_time_ms, rt::unix_ms())? {
@@ -138,13 +155,13 @@ async fn append(shard: &Rc<Shard>, part: AppendPart) -> Result<(Rc<Partition>, A
 
 /// The first append after a start: the last partial block of the segment goes into the journal
 /// before anything is added to it.
-async fn prepare(shard: &Rc<Shard>, partition: &Partition) -> Result<(), Error> {
+async fn prepare(shard: &Rc<Shard>, partition: &Partition, source: Source) -> Result<(), Error> {
     if partition.log().is_prepared() {
         return Ok(());
     }
     if let Some(entry) = partition.log().prepare().await? {
         let size = entry.payload.len();
-        let reservation = room(shard, shard.journal.reserve_control(size)).await??;
+        let reservation = room(shard, source, shard.journal.reserve_control(size)).await??;
         let position = shard
             .journal
             .enqueue(reservation, partition.owner(), entry)?;
@@ -154,8 +171,13 @@ async fn prepare(shard: &Rc<Shard>, partition: &Partition) -> Result<(), Error> 
 }
 
 /// Waits for room, but not on a full disk: there it may never come.
-async fn room<T>(shard: &Shard, wait: impl Future<Output = T>) -> Result<T, Error> {
-    shard.storage.check()?;
+async fn room<T>(shard: &Shard, source: Source, wait: impl Future<Output = T>) -> Result<T, Error> {
+    match shard.storage.check() {
+        Err(Error::DiskFull) if source == Source::Coordinator => {
+            return wait.now_or_never().ok_or(Error::DiskFull);
+        }
+        health => health?,
+    }
     let wait = std::pin::pin!(wait);
     let trouble = std::pin::pin!(shard.storage.trouble());
     match select(wait, trouble).await {
@@ -183,7 +205,7 @@ pub(crate) async fn complete(shard: Rc<Shard>) {
         let completed = match shard.journal.next_completed().await {
             Ok(completed) => completed,
             Err(error) => {
-                shard.storage.fail_if_broken(&error);
+                shard.storage.on_error(&error);
                 let refusal = Error::from(error);
                 for partition in shard.partitions.all() {
                     partition.fail_waiters(&refusal);

@@ -9,12 +9,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::{Either, select};
 
 use crate::journal::checkpoint::PartitionCheckpoint;
+use crate::journal::error::JournalError;
 use crate::journal::journal::{Owner, Position};
 use crate::log::delete;
 use crate::log::destage::{self, CARRY_BYTES_MAX, DestageAction, DestageFacts, Pressure};
@@ -27,6 +30,7 @@ use crate::rt;
 use crate::rt::sync::Notify;
 use crate::shard::partitions;
 use crate::shard::shard::Shard;
+use crate::shard::storage::{Trouble, WriteError};
 use crate::telemetry::names::Counter;
 
 /// How often the destager looks, while there is nothing to destage yet.
@@ -59,6 +63,9 @@ pub(crate) struct Changed {
     is_idle: Cell<bool>,
     arrived: Notify,
     checkpointed: Cell<Position>,
+    /// The first entry that was carried since the last checkpoint: what is pinned from there on
+    /// need not be carried again before the next.
+    carried: Cell<Option<Position>>,
     /// What was destaged since the last checkpoint began.
     since: Cell<Round>,
     checkpoint_due: Notify,
@@ -87,15 +94,16 @@ impl Changed {
     }
 }
 
-/// Destages until the task is cancelled.
+/// Destages until the task is cancelled, except while a full disk's reserve is in use.
 pub(crate) async fn destage(shard: Rc<Shard>) {
     let mut seen = shard.journal.next_position();
     loop {
+        shard.storage.may_destage().await;
         let Ok(round) = destage_once(&shard).await else {
             rt::sleep(DISK_FULL_RETRY).await;
             continue;
         };
-        shard.storage.on_space();
+        shard.storage.on_destaged();
         let since = shard.changed.since.get().and(round);
         shard.changed.since.set(since);
         let fill_permille = permille(shard.journal.fill());
@@ -114,9 +122,11 @@ pub(crate) async fn destage(shard: Rc<Shard>) {
         let position = shard.journal.next_position();
         let is_pressed =
             fill_permille > CHECKPOINT_FILL_PERMILLE || !shard.logs.tail_budget().has_room();
-        if position == seen && !is_pressed {
+        if position == seen && !is_pressed && !shard.storage.is_full() {
             shard.changed.is_idle.set(true);
-            rt::timeout(CHECKPOINT_INTERVAL, shard.changed.arrived.notified()).await;
+            let trouble = shard.storage.trouble();
+            let arrived = pin!(shard.changed.arrived.notified());
+            rt::timeout(CHECKPOINT_INTERVAL, select(arrived, pin!(trouble))).await;
         }
         seen = position;
         rt::sleep(DESTAGE_INTERVAL).await;
@@ -124,15 +134,60 @@ pub(crate) async fn destage(shard: Rc<Shard>) {
 }
 
 /// Writes checkpoints, when destaging asks for one and after every interval, until the task is
-/// cancelled. One at a time: an older pin must never follow a newer one.
+/// cancelled. One at a time: an older pin must never follow a newer one. On a full disk it looks
+/// for its end instead.
 pub(crate) async fn write_checkpoints(shard: Rc<Shard>) {
     loop {
-        rt::timeout(CHECKPOINT_INTERVAL, shard.changed.checkpoint_due.notified()).await;
+        shard.storage.may_write().await;
+        if shard.storage.is_full() {
+            try_to_end_full(&shard).await;
+            rt::sleep(DISK_FULL_RETRY).await;
+            continue;
+        }
+        let due = pin!(shard.changed.checkpoint_due.notified());
+        let trouble = pin!(shard.storage.trouble());
+        let waited = rt::timeout(CHECKPOINT_INTERVAL, select(due, trouble)).await;
+        if let Some(Either::Right(_)) = waited {
+            continue;
+        }
         shard.changed.since.set(Round::default());
-        if let Err(error) = checkpoint(&shard).await {
+        let written = shard.write(async || checkpoint(&shard, Wanted::ToFree).await);
+        if let Err(error) = written.await {
             tracing::error!(%error, "a checkpoint could not be written");
             rt::sleep(DISK_FULL_RETRY).await;
         }
+    }
+}
+
+/// One try: the reserve, then what the ring can do with it. See `storage` for the order.
+async fn try_to_end_full(shard: &Rc<Shard>) {
+    shard.logs.limit_preallocation(0);
+    shard.logs.reclaim().give_up_spares(&shard.logs);
+    if let Err(error) = shard.reserve.take().await {
+        shard.storage.on_error(&error);
+        return;
+    }
+    shard.storage.on_reserve();
+    let wanted = if shard.storage.has_destaged() {
+        Wanted::AsProof
+    } else {
+        Wanted::ToFree
+    };
+    if let Err(error) = checkpoint(shard, wanted).await {
+        shard.storage.on_error(&error);
+        return;
+    }
+    if wanted == Wanted::AsProof && shard.open_missing(&shard.image()).await {
+        limit_preallocation(shard).await;
+        shard.load_groups(&shard.image());
+        shard.storage.on_checkpoint();
+    }
+}
+
+/// Says whether the journal could be made as large as configured.
+pub(crate) async fn watch_growth(shard: Rc<Shard>) {
+    if let Err(error) = shard.journal.grown().await {
+        shard.storage.on_error(&error);
     }
 }
 
@@ -206,51 +261,84 @@ async fn destage_once(shard: &Rc<Shard>) -> Result<Round, ()> {
                 // deleted meanwhile: nothing of it is needed any more
                 Err(_) if partition.is_gone() => {}
                 Err(error) => {
-                    if shard.storage.on_log_error(&error) {
-                        shard.logs.reclaim().give_up_spares(&shard.logs);
-                    }
+                    shard.storage.on_error(&error);
                     return Err(());
                 }
             },
-            DestageAction::Carry => {
-                if carry(shard, partition).await.is_err() {
-                    return Err(());
-                }
-                round.carried_count += 1;
-            }
+            DestageAction::Carry => match carry(shard, partition).await {
+                Ok(is_carried) => round.carried_count += u64::from(is_carried),
+                Err(_) => return Err(()),
+            },
         }
     }
     Ok(round)
 }
 
-/// Journals the few bytes that pin old ring space again. Room is reserved before the bytes are
-/// taken, so that nothing comes between them and the queue.
-async fn carry(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<(), Error> {
+/// Journals the few bytes that pin old ring space again, if a checkpoint would free any by it.
+/// Room is reserved before the bytes are taken, so that nothing comes between them and the queue.
+async fn carry(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<bool, Error> {
+    let is_carried = |pinned| {
+        shard
+            .changed
+            .carried
+            .get()
+            .is_some_and(|from| pinned >= from)
+    };
+    if partition.log().undestaged_entry().is_some_and(is_carried) {
+        return Ok(false);
+    }
     let size_max = usize::try_from(CARRY_BYTES_MAX).unwrap_or(usize::MAX);
     let reservation = shard.journal.reserve_control(size_max).await?;
-    match partition.log().carry(size_max) {
-        Some(entry) => {
-            let position = shard
-                .journal
-                .enqueue(reservation, partition.owner(), entry)?;
-            partition.log().on_carried(position);
-        }
-        None => {
-            drop(reservation);
-            if let Err(error) = partition.log().destage().await
-                && !partition.is_gone()
-            {
-                shard.storage.on_log_error(&error);
-                return Err(error.into());
-            }
+    if let Some(entry) = partition.log().carry(size_max) {
+        let position = shard
+            .journal
+            .enqueue(reservation, partition.owner(), entry)?;
+        partition.log().on_carried(position);
+        let first = shard.changed.carried.get().unwrap_or(position);
+        shard.changed.carried.set(Some(first));
+        return Ok(true);
+    }
+    drop(reservation);
+    match partition.log().destage().await {
+        Ok(done) => Ok(done.written_bytes > 0),
+        Err(_) if partition.is_gone() => Ok(false),
+        Err(error) => {
+            shard.storage.on_error(&error);
+            Err(error.into())
         }
     }
-    Ok(())
+}
+
+/// What a checkpoint is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Ring space: left out when there is none to free.
+    ToFree,
+    /// To see that it can be written.
+    AsProof,
+}
+
+/// Why a checkpoint could not be written.
+#[derive(Debug, thiserror::Error)]
+enum CheckpointError {
+    #[error("{0}")]
+    Log(#[from] LogError),
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+}
+
+impl WriteError for CheckpointError {
+    fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Log(error) => error.trouble(),
+            Self::Journal(error) => error.trouble(),
+        }
+    }
 }
 
 /// Flushes what is in the segments, says so durably, and frees the ring up to the oldest entry that
 /// is still needed.
-pub(crate) async fn checkpoint(shard: &Rc<Shard>) -> Result<(), Error> {
+async fn checkpoint(shard: &Rc<Shard>, wanted: Wanted) -> Result<(), CheckpointError> {
     let partitions = shard.changed.all();
     let durable = shard.journal.durable_position();
     // What is queued from here on, and control entries that are not in force yet, stay.
@@ -259,7 +347,9 @@ pub(crate) async fn checkpoint(shard: &Rc<Shard>) -> Result<(), Error> {
     let mut pin = pending.map_or(next, |pending| pending.min(next));
     let unflushed = partitions.iter().filter_map(|p| p.log().undestaged_entry());
     let reachable = unflushed.fold(pin, Position::min).min(durable);
-    if reachable == shard.changed.checkpointed.get() && reachable != Position(0) {
+    let is_done = reachable == shard.changed.checkpointed.get() && reachable != Position(0);
+    if is_done && wanted == Wanted::ToFree {
+        shard.changed.carried.set(None);
         return Ok(()); // nothing would be freed
     }
     let mut records = Vec::new();
@@ -267,19 +357,14 @@ pub(crate) async fn checkpoint(shard: &Rc<Shard>) -> Result<(), Error> {
         .map(flush_one)
         .buffer_unordered(FLUSHES_AT_ONCE);
     while let Some(outcome) = flushed.next().await {
-        let (record, pinned) = match outcome {
-            Ok(flushed) => flushed,
-            Err(error) => {
-                shard.storage.on_log_error(&error);
-                return Err(error.into());
-            }
-        };
+        let (record, pinned) = outcome?;
         records.extend(record);
         pin = pinned.map_or(pin, |pinned| pin.min(pinned));
     }
     drop(flushed);
     shard.journal.write_checkpoint(pin, records).await?;
     shard.changed.checkpointed.set(pin.min(durable));
+    shard.changed.carried.set(None);
     Ok(())
 }
 
@@ -301,7 +386,9 @@ async fn flush_one(
 pub(crate) async fn retain(shard: Rc<Shard>) {
     loop {
         wait_for_check(&shard).await;
-        limit_preallocation(&shard).await;
+        if !shard.storage.is_full() {
+            limit_preallocation(&shard).await;
+        }
         let expiration = shard.config().producer_id_expiration;
         let expiration_ms = i64::try_from(expiration.as_millis()).unwrap_or(i64::MAX);
         for partition in shard.partitions.all() {

@@ -16,6 +16,7 @@ use crate::partition::partition::Appended;
 use crate::partition::reads::{
     Available, EpochQuestion, FetchPart, Fetched, OffsetAnswer, OffsetQuestion,
 };
+use crate::shard::storage::Trouble;
 use crate::telemetry::metrics::ShardSnapshot;
 
 /// One batch for one partition. Parsed and CRC-checked by the shard that received it.
@@ -144,6 +145,8 @@ pub enum ShardCall {
     Metrics,
     /// What keeps that shard from being healthy.
     Health,
+    /// What was found about the data directory, which is one for all shards.
+    Storage(Trouble),
     /// Answered when all input that has arrived there has been handed to its handlers.
     Drain,
     /// The reply to the call in that slot of the asker, see `mesh` [late-reply].

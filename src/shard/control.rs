@@ -230,7 +230,7 @@ async fn commit(
         .image()
         .apply(records)
         .map_err(|e| Refusal::new(ErrorCode::UnknownServerError, e.to_string()))?;
-    append(controller, records, &image).await?;
+    append(shard, controller, records, &image).await?;
     warn_of(records, &image);
     shard.publish(Arc::new(image)).await;
     Ok(())
@@ -294,15 +294,23 @@ fn without_effect(
     })
 }
 
-async fn append(controller: &Controller, records: &[Record], image: &Image) -> Result<(), Refusal> {
-    let mut log = controller
-        .log
-        .borrow_mut()
-        .take()
-        .expect("the turn gives the log to one");
-    let appended = log.append(records, image).await;
-    *controller.log.borrow_mut() = Some(log);
-    appended.map_err(|error| {
+async fn append(
+    shard: &Shard,
+    controller: &Controller,
+    records: &[Record],
+    image: &Image,
+) -> Result<(), Refusal> {
+    let appended = shard.write(async || {
+        let mut log = controller
+            .log
+            .borrow_mut()
+            .take()
+            .expect("the turn gives the log to one");
+        let appended = log.append(records, image).await;
+        *controller.log.borrow_mut() = Some(log);
+        appended
+    });
+    appended.await.map_err(|error| {
         tracing::error!(%error, "a metadata change could not be made durable");
         Refusal::new(ErrorCode::KafkaStorageError, error.to_string())
     })

@@ -27,6 +27,7 @@ use crate::model::topic_name::OFFSETS_TOPIC;
 use crate::partition::error::Error;
 use crate::partition::partition::Partition;
 use crate::rt::{self, Lane};
+use crate::shard::appends::Source;
 use crate::shard::calls::{AppendPart, ShardCall, ShardReply};
 use crate::shard::shard::Shard;
 
@@ -242,7 +243,7 @@ impl OffsetsLog for ShardOffsets {
                 batch,
                 log_append_time_ms: -1,
             };
-            let outcome = shard.appends.submit(vec![part]).pop();
+            let outcome = shard.appends.submit(vec![part], Source::Coordinator).pop();
             let outcome = outcome.expect("one part, one outcome").await;
             let appended = outcome.map_err(|_| OffsetsLogError::NotHere)?;
             appended

@@ -28,7 +28,7 @@ use crate::shard::calls::ShardCall;
 use crate::shard::mesh::Link;
 use crate::shard::recovery::SPARE_DIR;
 use crate::shard::shard::{Parts, Process, Shard};
-use crate::shard::{appends, background, observe, partitions, serve};
+use crate::shard::{appends, background, observe, partitions, serve, storage};
 use crate::telemetry::metrics;
 
 /// No message takes more of the journal's ring than this part.
@@ -51,6 +51,9 @@ pub enum Error {
     /// A partition.
     #[error("{0}")]
     Log(#[from] log::Error),
+    /// The space for what must be possible on a full disk.
+    #[error("{0}")]
+    Reserve(std::io::Error),
     /// The file system at the end.
     #[error("cannot flush the data directory: {0}")]
     Sync(std::io::Error),
@@ -86,6 +89,12 @@ impl Shard {
         shard.logs.reclaim().keep_spares(spares);
         shard.set_image(image.clone());
         shard.open_partitions(image).await?;
+        if id == ShardId(0)
+            && let Err(error) = shard.reserve.take().await
+            && !shard.storage.on_error(&error)
+        {
+            return Err(Error::Reserve(error));
+        }
         Ok(shard)
     }
 
@@ -117,6 +126,16 @@ impl Shard {
             Lane::Commit,
             "checkpoint",
             background::write_checkpoints(self.clone()),
+        ));
+        others.push(rt::spawn(
+            Lane::Commit,
+            "storage",
+            storage::spread(self.clone()),
+        ));
+        others.push(rt::spawn(
+            Lane::Background,
+            "journal growth",
+            background::watch_growth(self.clone()),
         ));
         others.push(rt::spawn(
             Lane::Background,
@@ -172,6 +191,7 @@ impl Shard {
         let mut left = partitions.len();
         let mut closing =
             stream::iter(partitions.into_iter().map(close_log)).buffer_unordered(CLOSED_AT_A_TIME);
+        let mut without_space = 0;
         let mut states = Vec::new();
         while rt::now() < deadline
             && let time_left = deadline.saturating_since(rt::now())
@@ -180,6 +200,11 @@ impl Shard {
             left -= 1;
             match closed {
                 Ok(state) => states.extend(state),
+                Err(error) if error.is_disk_full() => {
+                    without_space += 1;
+                    tracing::warn!(%error, partition = %self.name(id),
+                        "disk full: the next start recovers this partition from the journal");
+                }
                 Err(error) => {
                     tracing::warn!(%error, partition = %self.name(id),
                         "the next start recovers this partition from the journal");
@@ -198,7 +223,7 @@ impl Shard {
                 CLOSE_TIME.as_secs()
             );
         }
-        Ok(left == 0)
+        Ok(left + without_space == 0)
     }
 
     /// All input that has arrived on this shard has been handed to its handlers.

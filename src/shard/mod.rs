@@ -6,7 +6,8 @@
 //! - [`observe`]: what metrics and health say.
 //! - [`routing`]: partition to home shard.          - [`mesh`], [`calls`]: one shard asks another.
 //! - [`appends`]: the one queue through which every append of this core reaches the journal.
-//! - `serve`: the calls of other shards.   - `storage`: healthy, disk full, failed.
+//! - `serve`: the calls of other shards.
+//! - [`storage`]: healthy, disk full, failed.   - [`reserve`]: space for what a full disk needs.
 //! - [`reads`]: sizes, batches, long polls, offsets of partitions at home here.
 //! - [`partitions`]: which partitions are at home here, kept in step with the metadata image.
 //! - [`control`]: the controller's turn on shard 0.   - [`groups`]: the coordinator's log.
@@ -25,6 +26,7 @@ pub mod observe;
 pub mod partitions;
 pub mod reads;
 pub mod recovery;
+pub mod reserve;
 pub mod routing;
 pub(crate) mod serve;
 #[expect(
@@ -32,4 +34,4 @@ pub(crate) mod serve;
     reason = "the file is named for its main type, as all are"
 )]
 pub mod shard;
-pub(crate) mod storage;
+pub mod storage;

@@ -199,10 +199,14 @@ impl Shard {
             self.partitions.configs.borrow_mut().clear();
         }
         self.drop_partitions(&before, &image).await;
-        if let Err(error) = self.open_partitions(&image).await {
-            self.storage.on_log_error(&error);
-        }
+        self.open_missing(&image).await;
         self.load_groups(&image);
+    }
+
+    /// Opens what is not open yet; on a full disk, that is tried again as it ends.
+    pub(crate) async fn open_missing(self: &Rc<Self>, image: &Arc<Image>) -> bool {
+        let opened = self.write(async || self.open_partitions(image).await);
+        opened.await.is_ok()
     }
 
     /// Deleted partitions: nothing is accepted, waiters are told, the directory is renamed so that
@@ -223,7 +227,8 @@ impl Shard {
                 .borrow_mut()
                 .remove(&partition.id().topic);
             partition.set_gone();
-            self.reclaim(partition.log().set_aside().await);
+            self.reclaim(async || partition.log().set_aside().await)
+                .await;
         }
     }
 
@@ -236,13 +241,18 @@ impl Shard {
         for id in gone {
             offline.borrow_mut().remove(&id);
             if let Some(topic) = before.topic_by_id(id.topic) {
-                self.reclaim(delete::set_aside(&self.partition_dir(topic, id)).await);
+                let dir = self.partition_dir(topic, id);
+                self.reclaim(async || delete::set_aside(&dir).await).await;
             }
         }
     }
 
-    /// Lets a renamed directory go in the background.
-    fn reclaim(&self, renamed: Result<Waste, log::Error>) {
+    /// Renames a directory and lets it go in the background. A start does it where this fails.
+    async fn reclaim(&self, set_aside: impl AsyncFn() -> Result<Waste, log::Error>) {
+        let mut renamed = set_aside().await;
+        if matches!(&renamed, Err(error) if error.is_disk_full()) {
+            renamed = self.write(set_aside).await;
+        }
         match renamed {
             Ok(waste) => self.logs.reclaim().put(waste),
             Err(error) => tracing::warn!(%error, "a deleted partition keeps its directory"),

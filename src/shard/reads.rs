@@ -203,7 +203,11 @@ impl Shard {
         self.changed.pending.borrow_mut().remove(&position);
         durable?;
         partition.wake_fetches();
-        partition.log().delete_retired().await?;
+        if partition.is_gone() {
+            return Ok(()); // its files go with it
+        }
+        self.write(async || partition.log().delete_retired().await)
+            .await?;
         Ok(())
     }
 

@@ -37,6 +37,7 @@ use crate::model::topic_name;
 use crate::rt;
 use crate::shard::held::{self, ToHold};
 use crate::shard::partitions::log_settings;
+use crate::shard::reserve;
 use crate::shard::routing;
 
 /// Holds the metadata log.
@@ -244,7 +245,8 @@ async fn tidy_topics(
     Ok((adopt(metadata, image, foreign).await?, set_aside))
 }
 
-/// Sets the spares of the last run aside, and makes room for those of this one.
+/// Sets the spares of the last run aside, and makes room for those of this one. What a full disk
+/// has in reserve is for recovery now.
 async fn tidy_spares(data_dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = rt::fs::read_dir(data_dir).await?;
     let mut set_aside: Vec<PathBuf> = entries
@@ -263,6 +265,9 @@ async fn tidy_spares(data_dir: &Path) -> Result<Vec<PathBuf>, Error> {
         set_aside.push(delete::set_aside(&spares).await?.path);
     }
     rt::fs::create_dir_all(&spares).await?;
+    if entries.iter().any(|entry| entry.name == reserve::FILE_NAME) {
+        rt::fs::remove_file(data_dir.join(reserve::FILE_NAME)).await?;
+    }
     rt::fs::sync_dir(data_dir).await?;
     Ok(set_aside)
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use crate::model::ids::ShardId;
 use crate::partition::error::Error;
 use crate::rt::{self, Lane};
+use crate::shard::appends::Source;
 use crate::shard::calls::{ShardCall, ShardReply};
 use crate::shard::control;
 use crate::shard::mesh::{Inbox, Peer};
@@ -26,7 +27,7 @@ pub(crate) async fn run(shard: Rc<Shard>, inbox: Inbox) {
         let (slot, call) = envelope.open();
         match call {
             ShardCall::Append(parts) => {
-                let outcomes = shard.appends.submit(parts);
+                let outcomes = shard.appends.submit(parts, Source::Producer);
                 let peer = peer.clone();
                 rt::spawn(Lane::Network, "mesh-append", async move {
                     let mut appended = Vec::with_capacity(outcomes.len());
@@ -105,6 +106,10 @@ async fn carry_out(shard: &Rc<Shard>, asker: ShardId, call: ShardCall) -> ShardR
         ShardCall::Health => {
             let (complaint, offline) = shard.health_here();
             ShardReply::Health(complaint, offline)
+        }
+        ShardCall::Storage(trouble) => {
+            shard.storage.hear(trouble);
+            ShardReply::Done
         }
         ShardCall::Drain => {
             shard.drain_here().await;

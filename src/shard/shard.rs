@@ -35,7 +35,7 @@ use crate::partition::reads::{
 };
 use crate::rt::sync::{Notify, Semaphore, oneshot};
 use crate::rt::{self, Instant, Lane};
-use crate::shard::appends::Appends;
+use crate::shard::appends::{Appends, Source};
 use crate::shard::background::Changed;
 use crate::shard::budget::Budget;
 use crate::shard::calls::{
@@ -46,6 +46,7 @@ use crate::shard::groups::Groups;
 use crate::shard::mesh::{Peer, Pending};
 use crate::shard::partitions::Partitions;
 use crate::shard::reads::Waits;
+use crate::shard::reserve::Reserve;
 use crate::shard::routing;
 use crate::shard::storage::Storage;
 use crate::telemetry::metrics::ShardMetrics;
@@ -80,6 +81,7 @@ pub struct Shard {
     pub(crate) journal: Journal,
     pub(crate) logs: Rc<LogContext>,
     pub(crate) storage: Storage,
+    pub(crate) reserve: Reserve,
     pub(crate) changed: Changed,
     pub(crate) appends: Appends,
     pub(crate) groups: Groups,
@@ -121,6 +123,7 @@ impl Shard {
             journal: parts.journal,
             logs: parts.logs,
             storage: Storage::new(),
+            reserve: Reserve::new(&parts.process.data_dir),
             changed: Changed::default(),
             appends: Appends::new(),
             groups: Groups::default(),
@@ -257,7 +260,7 @@ impl Shard {
         let mut sent = Vec::new();
         for (home, indexes, parts) in self.by_home(parts, |part| part.partition) {
             let outcomes = if home == self.id {
-                HomeOutcomes::Here(self.appends.submit(parts))
+                HomeOutcomes::Here(self.appends.submit(parts, Source::Producer))
             } else {
                 HomeOutcomes::There(self.send(home, ShardCall::Append(parts)).await)
             };
