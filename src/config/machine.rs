@@ -317,7 +317,10 @@ fn choose_journal(
     let free = machine
         .disk_free_bytes
         .saturating_add(machine.journal_present_bytes);
-    let fair = free / FREE_DISK_DIVISOR / shard_count;
+    // those that are there need no room: a full disk must not keep a broker from starting
+    let present = machine.journal_present_bytes;
+    let kept = JOURNAL_BYTES_MIN.min(present / shard_count);
+    let fair = (free / FREE_DISK_DIVISOR / shard_count).max(kept);
     if wanted.is_none() && fair < JOURNAL_BYTES_MIN {
         let needed = JOURNAL_BYTES_MIN.saturating_mul(shard_count);
         return Err(MachineError::SmallDisk {
@@ -330,7 +333,7 @@ fn choose_journal(
     let bytes = bytes / JOURNAL_GRAIN_BYTES * JOURNAL_GRAIN_BYTES;
     let needed = bytes.saturating_mul(shard_count);
     // half of the space must stay for the records themselves
-    if needed > free / 2 {
+    if needed > (free / 2).max(present) {
         return Err(MachineError::TooLittleDisk {
             shards,
             needed,
@@ -378,6 +381,19 @@ mod tests {
                 .expect("valid");
         }
         BrokerConfig::new(settings).expect("valid")
+    }
+
+    #[test]
+    fn a_full_disk_starts_with_the_journals_that_are_there() {
+        let full = MachineFacts {
+            disk_free_bytes: 0,
+            journal_present_bytes: 4 * (32 << 20),
+            ..machine()
+        };
+        assert_eq!(choose_journal(Some(32 << 20), &full, 4, 4), Ok(32 << 20));
+        assert_eq!(choose_journal(None, &full, 4, 4), Ok(JOURNAL_BYTES_MIN));
+        assert!(choose_journal(Some(48 << 20), &full, 4, 4).is_err());
+        assert!(choose_journal(None, &full, 64, 64).is_err());
     }
 
     #[test]
