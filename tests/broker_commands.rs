@@ -365,7 +365,8 @@ fn dump_reads_every_file_of_a_data_directory() {
             .expect("a file")
             .to_string_lossy()
             .into_owned();
-        if [".lock", "corelog.json"].contains(&&*name) || name.rsplit('.').next() == Some("tmp") {
+        let is_other = [".lock", "corelog.json", "reserve"].contains(&&*name);
+        if is_other || name.rsplit('.').next() == Some("tmp") {
             continue;
         }
         let dump = |flags: &[&str]| {
