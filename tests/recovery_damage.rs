@@ -5,6 +5,8 @@ mod sim_shard;
 
 use std::path::Path;
 
+use corelog::cluster::metadata::Record;
+use corelog::cluster::metadata_log::MetadataLog;
 use corelog::log::LogSettings;
 use corelog::log::log::Log;
 use corelog::model::ids::TopicPartition;
@@ -12,7 +14,7 @@ use corelog::rt::sim::{CrashMode, Sim, SimDisk};
 use corelog::rt::{File, OpenOptions, fs};
 use sim_shard::{
     CHECKPOINT, PARTITIONS, Shard, check, context, dir, first_segment, ids, killed, life, offline,
-    open_log, recover, value,
+    open_log, recover, recover_for, value,
 };
 
 async fn cut(path: &Path, to: u64) {
@@ -282,4 +284,45 @@ fn a_missing_segment_is_damage_and_not_an_empty_log() {
             "{error}"
         );
     });
+}
+
+#[test]
+fn a_start_with_fewer_shards_after_a_deletion_may_be_killed_anywhere() {
+    let before = SimDisk::new(31);
+    life(&before, 31, async {
+        for partition in 0..PARTITIONS {
+            fs::create_dir_all(dir(partition)).await.expect("makes");
+        }
+        fs::sync_filesystem("/").await.expect("flushes");
+        let mut recovered = recover_for(2).await.expect("recovers");
+        recovered.journals.swap(0, 1);
+        let id = recovered.image.topic("t").expect("adopted").id.to_string();
+        let shard = Shard::open(recovered).await;
+        shard.append_round(3).await;
+        fs::sync_filesystem("/").await.expect("flushes");
+        let (mut metadata, image) = MetadataLog::open(Path::new("/data/metadata"), true)
+            .await
+            .expect("opens");
+        let deletion = [Record::TopicDeleted { id }];
+        let image = image.apply(&deletion).expect("a topic");
+        metadata.append(&deletion, &image).await.expect("durable");
+    });
+    before.crash(CrashMode::Lose);
+    for mode in [CrashMode::Lose, CrashMode::Keep] {
+        for change in 1.. {
+            let disk = before.copy();
+            disk.crash_after(change);
+            let ended = Sim::with_disk(32, disk.clone()).run_until_crash(recover_for(1));
+            disk.crash(mode);
+            life(&disk, 33, async {
+                let recovered = recover_for(1).await;
+                let recovered = recovered.unwrap_or_else(|error| panic!("{change}: {error}"));
+                assert!(recovered.image.topic("t").is_none() && recovered.offline.is_empty());
+            });
+            if ended.is_some() {
+                assert!(change > 10, "{change} changes");
+                break;
+            }
+        }
+    }
 }

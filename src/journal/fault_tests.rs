@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::journal::Journal;
+use crate::journal::checkpoint_file::{self, Stored};
 use crate::journal::config::JournalConfig;
 use crate::journal::entry::{Entry, EntryKind};
 use crate::journal::error::JournalError;
@@ -638,4 +639,26 @@ fn a_power_failure_while_a_ring_is_made_anew_is_no_damage() {
         }
     }
     assert!(ends > 5, "{ends}");
+}
+
+#[test]
+fn files_that_a_larger_ring_left_behind_are_not_missed() {
+    let disk = disk_with_ten_blocks(Duration::ZERO);
+    life(&disk, async {
+        let gone = Path::new(FIRST_FILE).with_file_name("00000001.wal");
+        let left = Path::new(FIRST_FILE).with_file_name("00000007.wal");
+        fs::rename(&gone, &left).await.expect("renames");
+        // the ring was opened without them, and its blocks end where the hole begins
+        let Stored::Found(mut checkpoint) =
+            checkpoint_file::read(Path::new(DIR)).await.expect("reads")
+        else {
+            panic!("a checkpoint");
+        };
+        checkpoint.file_count = 1;
+        fs::write_atomic(CHECKPOINT, checkpoint.encode())
+            .await
+            .expect("writes");
+    });
+    let (found, damage, _) = life(&disk, replay());
+    assert_eq!((found.len(), damage), (10, Vec::<String>::new()));
 }

@@ -71,7 +71,9 @@ struct Window {
 /// The files of one ring, open for reading.
 pub(super) struct RingReader {
     dir: PathBuf,
-    /// Files that the ring had, numbered from 0. Some may be gone.
+    /// Files that the ring had, numbered from 0, as the checkpoint has them. Some may be gone.
+    known_count: u32,
+    /// Those and all that are there.
     file_count: u32,
     files: BTreeMap<u32, ReaderFile>,
     ring: Option<RingId>,
@@ -88,6 +90,7 @@ impl RingReader {
     ) -> Result<Self, ReplayError> {
         let mut reader = Self {
             dir: dir.to_owned(),
+            known_count: file_count,
             file_count: file_count.min(ring_files::FILES_MAX),
             files: BTreeMap::new(),
             ring,
@@ -195,7 +198,8 @@ impl RingReader {
     async fn peek_with(&mut self, slot: Slot, ahead: usize) -> Result<Found, ReplayError> {
         let is_there = match self.files.get(&slot.file) {
             Some(file) => slot.offset < file.size_bytes || slot.offset >= file.whole_bytes,
-            None => slot.file >= self.file_count,
+            // a hole below files that a larger ring has left behind is none
+            None => slot.file >= self.known_count,
         };
         if !is_there {
             return Ok(Found::Unreadable);

@@ -177,9 +177,8 @@ async fn try_to_end_full(shard: &Rc<Shard>) {
         shard.storage.on_error(&error);
         return;
     }
-    if wanted == Wanted::AsProof && shard.open_missing(&shard.image()).await {
+    if wanted == Wanted::AsProof && shard.open_again().await {
         limit_preallocation(shard).await;
-        shard.load_groups(&shard.image());
         shard.storage.on_checkpoint();
     }
 }
@@ -362,6 +361,9 @@ async fn checkpoint(shard: &Rc<Shard>, wanted: Wanted) -> Result<(), CheckpointE
         pin = pinned.map_or(pin, |pinned| pin.min(pinned));
     }
     drop(flushed);
+    if shard.storage.has_failed() {
+        return Ok(()); // a log that failed meanwhile has told nothing: its record stays
+    }
     shard.journal.write_checkpoint(pin, records).await?;
     shard.changed.checkpointed.set(pin.min(durable));
     shard.changed.carried.set(None);

@@ -84,9 +84,17 @@ impl Shard {
         for id in topic.partitions().filter(|id| self.home(*id) == self.id()) {
             let index = id.partition.0;
             if loaded.partitions.insert(index) {
-                let loading = coordinator.load(index);
-                let load = async move { drop(loading.await) }; // it logs errors
-                rt::spawn(Lane::Read, "group-load", load).detach();
+                let (loading, shard) = (coordinator.load(index), self.clone());
+                let topic = topic.id;
+                rt::spawn(Lane::Read, "group-load", async move {
+                    // it logs errors; the next image, or the end of a full disk, tries again
+                    let is_loaded = loading.await.is_ok();
+                    let mut loaded = shard.groups.loaded.borrow_mut();
+                    if !is_loaded && loaded.topic == Some(topic) {
+                        loaded.partitions.remove(&index);
+                    }
+                })
+                .detach();
             }
         }
     }

@@ -26,6 +26,7 @@ use crate::log::settings::LogSettings;
 use crate::model::ids::{LeaderEpoch, TopicId, TopicPartition};
 use crate::partition::error::Error;
 use crate::partition::partition::Partition;
+use crate::rt::sync::Semaphore;
 use crate::rt::{self, machine};
 use crate::shard::recovery;
 use crate::shard::shard::Shard;
@@ -37,8 +38,9 @@ const OPENED_AT_A_TIME: usize = 32;
 type Resolved = (Arc<Topic>, Rc<TopicConfig>);
 
 /// Partitions and resolved topic settings of one shard.
-#[derive(Default)]
 pub(crate) struct Partitions {
+    /// Held while partitions are opened and dropped: one at a time [one-log].
+    turn: Semaphore,
     by_id: RefCell<HashMap<TopicPartition, Rc<Partition>>>,
     by_owner: RefCell<HashMap<Owner, Rc<Partition>>>,
     next_owner: Cell<u64>,
@@ -48,6 +50,17 @@ pub(crate) struct Partitions {
 }
 
 impl Partitions {
+    pub(crate) fn new() -> Self {
+        Self {
+            turn: Semaphore::new(1),
+            by_id: RefCell::default(),
+            by_owner: RefCell::default(),
+            next_owner: Cell::default(),
+            offline: RefCell::default(),
+            configs: RefCell::default(),
+        }
+    }
+
     pub(crate) fn get(&self, id: TopicPartition) -> Option<Rc<Partition>> {
         self.by_id.borrow().get(&id).cloned()
     }
@@ -96,7 +109,8 @@ impl Partitions {
         self.next_owner.set(owner.0 + 1);
         let partition = Partition::new(owner, log, leader_epoch);
         self.by_owner.borrow_mut().insert(owner, partition.clone());
-        self.by_id.borrow_mut().insert(partition.id(), partition);
+        let other = self.by_id.borrow_mut().insert(partition.id(), partition);
+        assert!(other.is_none(), "[one-log] a partition has one log");
     }
 
     fn remove(&self, id: TopicPartition) -> Option<Rc<Partition>> {
@@ -188,6 +202,7 @@ impl Shard {
 
     /// Brings this shard in step with `image` and puts it in force.
     pub(crate) async fn apply_image(self: &Rc<Self>, image: Arc<Image>) {
+        let _turn = self.partitions.turn.acquire(1).await;
         if image.version() <= self.image().version() {
             return;
         }
@@ -203,8 +218,17 @@ impl Shard {
         self.load_groups(&image);
     }
 
+    /// Opens what a full disk has kept from being opened.
+    pub(crate) async fn open_again(self: &Rc<Self>) -> bool {
+        let _turn = self.partitions.turn.acquire(1).await;
+        let image = self.image();
+        let is_open = self.open_missing(&image).await;
+        self.load_groups(&image);
+        is_open
+    }
+
     /// Opens what is not open yet; on a full disk, that is tried again as it ends.
-    pub(crate) async fn open_missing(self: &Rc<Self>, image: &Arc<Image>) -> bool {
+    async fn open_missing(self: &Rc<Self>, image: &Arc<Image>) -> bool {
         let opened = self.write(async || self.open_partitions(image).await);
         opened.await.is_ok()
     }

@@ -65,7 +65,7 @@ impl Drop for AskedElsewhere {
     fn drop(&mut self) {
         let (shard, wait_id) = (self.shard.clone(), self.wait_id);
         let homes = std::mem::take(&mut self.homes);
-        if homes.is_empty() {
+        if homes.is_empty() || shard.is_stopping() {
             return;
         }
         rt::spawn(Lane::Network, "end-wait", async move {

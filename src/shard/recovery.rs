@@ -9,9 +9,10 @@
 //! with a damaged block of their journal.
 //! Order: identity checked -> metadata log -> directories of deleted topics removed, foreign ones
 //! adopted -> held entries and journals replayed into segments, all of it flushed -> what damaged
-//! partitions have in the journals is held -> journals retired -> tombstones
-//! cleared -> identity stored with the new shard count -> surplus journals removed. So a shard that
-//! the identity counts has a journal, or it is lost.
+//! partitions have in the journals is held -> journals retired -> identity stored with the new
+//! shard count -> surplus journals removed -> tombstones cleared. So a shard that the identity
+//! counts has a journal, or it is lost; and a deleted topic is known as long as a journal may have
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -129,7 +130,6 @@ pub async fn run(
     set_aside.extend(tidy_spares(data_dir).await?);
     let counts = (identity.shard_count, shard_count);
     let (journals, surplus, offline) = replay(config, settings, &image, counts).await?;
-    let image = clear_tombstones(&mut metadata, image).await?;
     if identity.shard_count != shard_count {
         identity.shard_count = shard_count;
         identity.store(data_dir).await?;
@@ -137,6 +137,7 @@ pub async fn run(
     for replay in surplus {
         replay.remove().await?;
     }
+    let image = clear_tombstones(&mut metadata, image).await?;
     Ok(Recovered {
         identity,
         image,
@@ -313,8 +314,12 @@ async fn adopt(
         let last = parts.iter().map(|found| found.partition).max().unwrap_or(0);
         let mut leader_epoch = 0;
         for found in &parts {
-            let latest = latest_epoch(&found.path, &LogSettings::default()).await?;
-            leader_epoch = leader_epoch.max(latest.map_or(0, |epoch| epoch.0));
+            match latest_epoch(&found.path, &LogSettings::default()).await {
+                Ok(latest) => leader_epoch = leader_epoch.max(latest.map_or(0, |epoch| epoch.0)),
+                // opening it takes it offline, and nothing else
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let topic = Topic {
             id,

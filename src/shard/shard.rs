@@ -119,7 +119,7 @@ impl Shard {
             id: parts.id,
             config: RefCell::new(Rc::new(parts.process.config.clone())),
             image: RefCell::new(parts.image),
-            partitions: Partitions::default(),
+            partitions: Partitions::new(),
             journal: parts.journal,
             logs: parts.logs,
             storage: Storage::new(),

@@ -213,14 +213,17 @@ impl Storage {
     ///
     /// Cancel: safe.
     pub(crate) async fn may_write(&self) {
-        self.until(|| !matches!(*self.trouble.borrow(), Some(Trouble::Failed(_))))
-            .await;
+        self.until(|| !self.has_failed()).await;
     }
 
     async fn until(&self, holds: impl Fn() -> bool) {
         while !holds() {
             self.changed.notified().await;
         }
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(*self.trouble.borrow(), Some(Trouble::Failed(_)))
     }
 
     pub(crate) fn is_full(&self) -> bool {

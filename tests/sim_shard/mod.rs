@@ -60,6 +60,10 @@ pub async fn recover() -> Recovered {
 }
 
 pub async fn try_recover() -> Result<Recovered, recovery::Error> {
+    recover_for(1).await
+}
+
+pub async fn recover_for(shard_count: u16) -> Result<Recovered, recovery::Error> {
     let facts = MachineFacts {
         cores: vec![0],
         cpu_quota_millis: None,
@@ -68,7 +72,7 @@ pub async fn try_recover() -> Result<Recovered, recovery::Error> {
         journal_present_bytes: 0,
     };
     let settings = resolve(&config(), &facts).expect("enough of everything");
-    recovery::run(&config(), &settings, 1).await
+    recovery::run(&config(), &settings, shard_count).await
 }
 
 pub fn ids(recovered: &Recovered) -> Vec<TopicPartition> {
