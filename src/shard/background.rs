@@ -152,9 +152,14 @@ pub(crate) async fn write_checkpoints(shard: Rc<Shard>) {
         }
         shard.changed.since.set(Round::default());
         let written = shard.write(async || checkpoint(&shard, Wanted::ToFree).await);
-        if let Err(error) = written.await {
-            tracing::error!(%error, "a checkpoint could not be written");
-            rt::sleep(DISK_FULL_RETRY).await;
+        match written.await {
+            // the disk fills between two checks of retention, too
+            Ok(()) if !shard.storage.is_full() => limit_preallocation(&shard).await,
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(%error, "a checkpoint could not be written");
+                rt::sleep(DISK_FULL_RETRY).await;
+            }
         }
     }
 }

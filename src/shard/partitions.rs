@@ -285,9 +285,9 @@ impl Shard {
 }
 
 /// Disk space that the logs of one shard may reserve ahead of what they write: all shards together
-/// a twentieth of what is free.
+/// a thirty-second of what is free, so that it stays below a twentieth while the disk fills.
 pub(crate) fn preallocation_share(free_disk_bytes: u64, shard_count: u16) -> u64 {
-    const DIVISOR: u64 = 20;
+    const DIVISOR: u64 = 32;
     free_disk_bytes / DIVISOR / u64::from(shard_count.max(1))
 }
 
@@ -327,9 +327,9 @@ mod tests {
                 assert!(together <= free / 20, "{shards} shards, {free} bytes free");
             }
         }
-        assert_eq!(preallocation_share(80 << 30, 4), 1 << 30);
+        assert_eq!(preallocation_share(128 << 30, 4), 1 << 30);
         assert_eq!(
-            preallocation_share(80 << 30, 0),
+            preallocation_share(128 << 30, 0),
             4 << 30,
             "as for one shard"
         );
