@@ -13,7 +13,7 @@ use corelog::cluster::controller::NewTopic;
 use corelog::cluster::metadata_log::MetadataLog;
 use corelog::config::BrokerConfig;
 use corelog::config::layers::{Settings, Source};
-use corelog::config::machine::{MachineFacts, resolve};
+use corelog::config::machine::resolve;
 use corelog::group::requests::{CommitRequest, GroupReply, GroupRequest, OffsetToCommit};
 use corelog::log::log::NewBatch;
 use corelog::model::batch_builder::BatchBuilder;
@@ -31,7 +31,7 @@ use corelog::shard::lifecycle::Running;
 use corelog::shard::recovery;
 use corelog::shard::reserve::{MARGIN_BYTES, RESERVE_BYTES};
 use corelog::shard::shard::{Process, Shard};
-use sim_shard::life;
+use sim_shard::{facts, life};
 
 const BATCH_BYTES: usize = 100_000;
 /// An answer that comes later than this was not given at once.
@@ -57,16 +57,9 @@ fn config() -> BrokerConfig {
 
 /// Brings the directory to rest and starts the one shard.
 async fn start() -> (Rc<Shard>, Running) {
-    let facts = MachineFacts {
-        cores: vec![0],
-        cpu_quota_millis: None,
-        memory_available_bytes: 4 << 30,
-        disk_free_bytes: 100 << 30,
-        journal_present_bytes: 0,
-    };
     fs::create_dir_all("/data").await.expect("makes");
     fs::sync_dir("/").await.expect("flushes");
-    let settings = resolve(&config(), &facts).expect("enough of everything");
+    let settings = resolve(&config(), &facts()).expect("enough of everything");
     let mut recovered = recovery::run(&config(), &settings, 1).await.expect("rests");
     assert!(recovered.offline.is_empty(), "{:?}", recovered.offline);
     let process = Arc::new(Process {

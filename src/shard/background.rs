@@ -153,7 +153,6 @@ pub(crate) async fn write_checkpoints(shard: Rc<Shard>) {
         shard.changed.since.set(Round::default());
         let written = shard.write(async || checkpoint(&shard, Wanted::ToFree).await);
         match written.await {
-            // the disk fills between two checks of retention, too
             Ok(()) if !shard.storage.is_full() => limit_preallocation(&shard).await,
             Ok(()) => {}
             Err(error) => {
@@ -393,9 +392,6 @@ async fn flush_one(
 pub(crate) async fn retain(shard: Rc<Shard>) {
     loop {
         wait_for_check(&shard).await;
-        if !shard.storage.is_full() {
-            limit_preallocation(&shard).await;
-        }
         let expiration = shard.config().producer_id_expiration;
         let expiration_ms = i64::try_from(expiration.as_millis()).unwrap_or(i64::MAX);
         for partition in shard.partitions.all() {

@@ -52,6 +52,17 @@ pub fn config() -> BrokerConfig {
     BrokerConfig::new(settings).expect("valid")
 }
 
+/// A machine with one core and enough of everything.
+pub fn facts() -> MachineFacts {
+    MachineFacts {
+        cores: vec![0],
+        cpu_quota_millis: None,
+        memory_available_bytes: 4 << 30,
+        disk_free_bytes: 100 << 30,
+        journal_present_bytes: 0,
+    }
+}
+
 /// What the start-up does before any shard runs.
 pub async fn recover() -> Recovered {
     try_recover()
@@ -64,14 +75,7 @@ pub async fn try_recover() -> Result<Recovered, recovery::Error> {
 }
 
 pub async fn recover_for(shard_count: u16) -> Result<Recovered, recovery::Error> {
-    let facts = MachineFacts {
-        cores: vec![0],
-        cpu_quota_millis: None,
-        memory_available_bytes: 4 << 30,
-        disk_free_bytes: 100 << 30,
-        journal_present_bytes: 0,
-    };
-    let settings = resolve(&config(), &facts).expect("enough of everything");
+    let settings = resolve(&config(), &facts()).expect("enough of everything");
     recovery::run(&config(), &settings, shard_count).await
 }
 
