@@ -190,7 +190,8 @@ fn warn_of(config: &BrokerConfig) {
     }
 }
 
-fn facts(config: &BrokerConfig) -> std::io::Result<MachineFacts> {
+/// What the machine offers a broker with these settings.
+pub(crate) fn facts(config: &BrokerConfig) -> std::io::Result<MachineFacts> {
     let quota = machine::cgroup_cpu_quota().map(|cores| {
         #[expect(
             clippy::cast_possible_truncation,

@@ -311,3 +311,41 @@ fn dump_prints_a_segment_and_fails_on_damage() {
     let cut = json(&run(&["dump", "--json", path]));
     assert_eq!(kinds(&cut), ["damage", "end"]);
 }
+
+#[test]
+fn check_looks_at_the_machine_and_leaves_the_directory_as_it_is() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let path = data.to_str().expect("text");
+    let output = run(&["check", "--json", "--data-dir", path]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let found = found.as_array().expect("a list");
+    let verdict = |subject: &str| {
+        let one = found.iter().find(|one| one["subject"] == subject);
+        let one = one.unwrap_or_else(|| panic!("{subject} is missing in {found:?}"));
+        one["verdict"].as_str().expect("text").to_owned()
+    };
+    for subject in ["io_uring", "direct I/O", "locked memory", "sizes"] {
+        assert_eq!(verdict(subject), "good", "{subject}");
+    }
+    for subject in ["file system", "durable writes", "open files"] {
+        assert_ne!(verdict(subject), "problem", "{subject}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
+}
+
+#[test]
+fn check_fails_where_a_broker_would_lose_everything_with_the_machine() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a file system in memory");
+    let output = run(&["check", "--data-dir", dir.path().to_str().expect("text")]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("\nproblem  file system     in memory"),
+        "{text}"
+    );
+    let error = stderr(&output);
+    assert!(error.starts_with("corelog: 1 of "), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}

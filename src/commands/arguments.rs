@@ -39,6 +39,8 @@ pub enum Command {
     Consume(ConsumeArguments),
     /// Print a file of a data directory, with verdicts on its checksums
     Dump(DumpArguments),
+    /// Look at the machine: what a broker would run on, and what to change
+    Check(CheckArguments),
     /// List the partitions that wait for a decision about damage; give up what is damaged
     Repair(RepairArguments),
     /// Print a completion script for a shell
@@ -433,6 +435,20 @@ pub struct RepairArguments {
     /// given several times; `all` stands for every partition that is listed
     #[arg(long, value_name = "TOPIC-PARTITION|all")]
     pub accept_loss: Vec<String>,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `corelog check`.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Where the data is, or will be: the disk below it is measured for four seconds
+    #[arg(long, value_name = "DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+    /// Change what may be changed without a risk, until the next boot (as root)
+    #[arg(long)]
+    pub fix: bool,
     /// One JSON document
     #[arg(long)]
     pub json: bool,

@@ -1,4 +1,4 @@
-//! The command line: `serve`, the client commands, `dump`, `repair`, `completions`.
+//! The command line: `serve`, the client commands, `dump`, `check`, `repair`, `completions`.
 //!
 //! Runs on: the main thread, before or instead of the broker; blocking sockets and files.
 //! Promises: output on standard output, one line about a failure on standard error; exit 0 done,
@@ -7,6 +7,7 @@
 //! per command.
 
 pub mod arguments;
+mod check;
 mod completions;
 mod config;
 mod consume;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use super::arguments::{Arguments, Command};
-use super::{completions, config, consume, dump, group, produce, repair, serve, topic};
+use super::{check, completions, config, consume, dump, group, produce, repair, serve, topic};
 use crate::client;
 
 /// Why a command ended badly.
@@ -62,6 +62,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Produce(command) => produce::run(&command),
         Command::Consume(command) => consume::run(&command),
         Command::Dump(command) => dump::run(&command),
+        Command::Check(command) => check::run(&command),
         Command::Repair(command) => repair::run(&command),
         Command::Completions(command) => completions::run(&command),
         Command::Config(command) => config::run(&command),

@@ -18,7 +18,7 @@
 //! | words between shards | `cross::channel` |
 //! | waiting inside a shard | `sync::*` |
 //! | shards | `executor::run_on_cores` |
-//! | the machine | `machine::*`, `signal`, `data_lock`, `process` |
+//! | the machine | `machine::*`, `survey::*`, `signal`, `data_lock`, `process` |
 //!
 //! Runs on: every shard; each function finds the runtime of its own thread.
 //! Invariant: nothing here blocks the calling shard, except where a function says that it is for
@@ -41,6 +41,7 @@ pub mod shared_file;
 pub mod signal;
 pub mod sim;
 pub mod stall;
+pub mod survey;
 pub mod sync;
 mod sys;
 pub mod task;

@@ -182,11 +182,14 @@ pub(super) fn set_soft_limit(which: Limit, soft: u64, hard: u64) -> io::Result<(
     check(unsafe { libc::setrlimit(which.resource(), &raw const value) })
 }
 
-/// `io_uring_setup(2)` of a ring with one entry: whether this process may use io_uring at all.
-pub(super) fn io_uring_setup() -> io::Result<()> {
+/// `io_uring_setup(2)` of a ring with one entry: whether this process may use io_uring at all, and
+/// the kernel's feature bits.
+pub(super) fn io_uring_setup() -> io::Result<u32> {
+    /// Where the kernel's io_uring_params hold the features, in words of four bytes.
+    const FEATURES: usize = 5;
     // The kernel's io_uring_params: 120 bytes, all zero for "nothing special".
-    let mut params = [0_u64; 15];
-    // SAFETY: the kernel reads and writes exactly the 120 bytes of the parameters.
+    let mut params = [0_u32; 30];
+    // SAFETY: the kernel copies exactly the 120 bytes of the parameters in and out.
     let result = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr()) };
     let fd = i32::try_from(result).unwrap_or(-1);
     if fd < 0 {
@@ -194,7 +197,7 @@ pub(super) fn io_uring_setup() -> io::Result<()> {
     }
     // SAFETY: the kernel has just made this descriptor for us.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    Ok(())
+    Ok(params[FEATURES])
 }
 
 /// flock(2), exclusive, without waiting.
