@@ -1,14 +1,19 @@
 //! Kills a broker under load, again and again, and checks that nothing acknowledged is gone.
 //!
-//! One cycle: idempotent acks=all producers write to a dozen partitions; at a random moment the
-//! broker is killed with SIGKILL (or the power of its file system is cut) and started again; the
-//! same producers, never restarted, retry what was in flight; then everything new is read back.
+//! One cycle: idempotent acks=all producers write to partitions that roll, expire and do neither,
+//! a group of two reads and commits, topics come and go; at a random moment the broker is killed
+//! with SIGKILL (or the power of its file system is cut) and started again, up to twice only to
+//! be killed during that start; the same clients, never restarted, retry what was in flight; then
+//! everything new is read back.
 //! A cycle passes only if at least 1,000 records were acknowledged in it, some were in flight at
 //! the kill, and every acknowledged record is there, once, in order, whole and where it was
-//! acknowledged. After the last cycle every lane is read once more from its beginning.
+//! acknowledged, if it has not expired; no committed offset went back; topics are there or gone
+//! as it was acknowledged. After the last cycle every lane is read once more from its beginning.
 //!
-//! Runs on: the main thread; each producer has a thread of its own.
+//! Runs on: the main thread; each producer and each member of the group has a thread of its own.
 
+mod churn;
+mod group;
 mod ledger;
 mod power;
 mod process;
@@ -20,10 +25,13 @@ mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
 
+use crate::churn::ChurnLoad;
+use crate::group::GroupLoad;
 use crate::ledger::Ledger;
 use crate::power::PowerDomain;
 use crate::process::{Broker, BrokerCommand};
@@ -37,6 +45,10 @@ const ACKED_MIN: u64 = 1_000;
 const KILL_DELAY_MAX_MS: u64 = 1_500;
 /// Longest random delay between the power cut and the kill of the process.
 const CUT_DELAY_MAX_MS: u64 = 100;
+/// Most starts that are killed before one is let alone.
+const KILLED_STARTS_MAX: u64 = 2;
+/// Longest life of a start that is killed: as long as a start with its recovery takes.
+const KILLED_START_MAX_MS: u64 = 600;
 const START_LIMIT: Duration = Duration::from_mins(1);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const LOAD_LIMIT: Duration = Duration::from_mins(1);
@@ -76,6 +88,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     match run(&options) {
         Ok(report) => {
+            println!("{}", report.totals());
             println!("{} passed, {} failed", report.passed(), report.failed());
             if report.failed() == 0 && report.passed() > 0 {
                 ExitCode::SUCCESS
@@ -154,9 +167,11 @@ fn prepare(work_dir: &Path) -> Result<PathBuf, String> {
     Ok(work_dir)
 }
 
-/// The broker, its load and its checker over all cycles. Fields drop in order: the producers and
+/// The broker, its load and its checker over all cycles. Fields drop in order: the clients and
 /// the broker before the file system under them.
 struct Session {
+    group: GroupLoad,
+    churn: ChurnLoad,
     producers: Vec<LoadProducer>,
     verifier: Verifier,
     broker: Broker,
@@ -186,7 +201,12 @@ impl Session {
             let producer = LoadProducer::start(number, &bootstrap, &lanes, compression);
             producers.push(producer.map_err(|error| error.to_string())?);
         }
+        let ledgers = ledgers(&producers);
+        let group = GroupLoad::start(&bootstrap, &lanes, &ledgers);
+        let churn = ChurnLoad::start(&bootstrap);
         Ok(Self {
+            group: group.map_err(|error| error.to_string())?,
+            churn: churn.map_err(|error| error.to_string())?,
             producers,
             verifier,
             broker,
@@ -210,26 +230,41 @@ impl Session {
 
     fn try_cycle(&mut self, report: &mut CycleReport) -> Result<(), String> {
         let acked_before = self.total(Ledger::acked_count);
+        let (seen, commits) = (self.group.seen(), self.group.commits());
+        let (created, deleted) = self.churn.counts();
         for producer in &self.producers {
             producer.resume();
         }
+        self.churn.resume();
         self.wait_for_acks(acked_before + ACKED_MIN)?;
         std::thread::sleep(Duration::from_millis(self.random_below(KILL_DELAY_MAX_MS)));
         report.in_flight_at_kill = self.total(Ledger::in_flight);
-        if let Some(power) = &self.power {
-            power.cut()?;
-            std::thread::sleep(Duration::from_millis(self.random_below(CUT_DELAY_MAX_MS)));
-        }
+        self.cut_power()?;
         report.acked_before_kill = self.total(Ledger::acked_count) - acked_before;
         self.broker.kill()?;
-        if let Some(power) = &mut self.power {
-            power.restore()?;
+        self.restore_power()?;
+        for _ in 0..self.random_below(KILLED_STARTS_MAX + 1) {
+            self.broker = self.command.spawn()?;
+            std::thread::sleep(Duration::from_millis(
+                self.random_below(KILLED_START_MAX_MS),
+            ));
+            self.cut_power()?;
+            if self.power.is_none() || self.broker.is_running() {
+                self.broker.kill()?;
+            }
+            self.restore_power()?;
+            report.killed_starts += 1;
         }
         self.broker = self.command.start(START_LIMIT)?;
         report.restart_time = self.broker.start_time;
         self.settle()?;
         report.acked = self.total(Ledger::acked_count) - acked_before;
+        report.group_seen = self.group.seen() - seen;
+        report.group_commits = self.group.commits() - commits;
         self.verify_new(report);
+        let topics = self.churn.counts();
+        report.topics_created = topics.0.saturating_sub(created);
+        report.topics_deleted = topics.1.saturating_sub(deleted);
         if report.acked_before_kill < ACKED_MIN {
             report
                 .violations
@@ -243,6 +278,20 @@ impl Session {
         Ok(())
     }
 
+    /// Cuts the power, where that is asked for, and lets the broker run on without it.
+    fn cut_power(&mut self) -> Result<(), String> {
+        let delay = self.random_below(CUT_DELAY_MAX_MS);
+        if let Some(power) = &self.power {
+            power.cut()?;
+            std::thread::sleep(Duration::from_millis(delay));
+        }
+        Ok(())
+    }
+
+    fn restore_power(&mut self) -> Result<(), String> {
+        self.power.as_mut().map_or(Ok(()), PowerDomain::restore)
+    }
+
     fn verify_new(&mut self, report: &mut CycleReport) {
         let books: Vec<&Ledger> = self
             .producers
@@ -252,10 +301,13 @@ impl Session {
         let verdict = self.verifier.check_new(&books);
         report.verified = verdict.verified;
         report.violations.extend(verdict.violations);
+        let violations = self.group.check(&ledgers(&self.producers));
+        report.violations.extend(violations);
+        report.violations.extend(self.churn.check());
     }
 
     /// Reads everything once more from the beginning, and stops the broker as an operator does.
-    fn finish(&mut self) -> CycleReport {
+    fn finish(mut self) -> CycleReport {
         let mut report = CycleReport::new("all again".into());
         let books: Vec<&Ledger> = self
             .producers
@@ -266,11 +318,14 @@ impl Session {
         report.acked = self.total(Ledger::acked_count);
         report.verified = verdict.verified;
         report.violations.extend(verdict.violations);
-        if report.verified < report.acked {
-            report
-                .violations
-                .push(format!("{} acked, {} there", report.acked, report.verified));
+        if report.verified + verdict.expired < report.acked {
+            report.violations.push(format!(
+                "{} acked, {} there, {} expired",
+                report.acked, report.verified, verdict.expired
+            ));
         }
+        // clients take their leave of a broker that answers
+        drop((self.group, self.churn));
         if let Err(reason) = self.broker.stop(STOP_LIMIT) {
             report.violations.push(reason);
         }
@@ -295,10 +350,12 @@ impl Session {
         for producer in &self.producers {
             producer.pause();
         }
+        self.churn.pause();
         let started = Instant::now();
         let mut quiet_since = None;
         loop {
-            match self.total(Ledger::in_flight) {
+            let waiting = self.total(Ledger::in_flight) + u64::from(!self.churn.is_idle());
+            match waiting {
                 0 if quiet_since.is_some_and(|at: Instant| at.elapsed().as_millis() > 50) => {
                     return Ok(());
                 }
@@ -308,7 +365,6 @@ impl Session {
                 _ => quiet_since = None,
             }
             if started.elapsed() > SETTLE_LIMIT {
-                let waiting = self.total(Ledger::in_flight);
                 return Err(format!(
                     "{waiting} records still unacknowledged {SETTLE_LIMIT:?} later"
                 ));
@@ -332,6 +388,11 @@ impl Session {
     }
 }
 
+fn ledgers(producers: &[LoadProducer]) -> Vec<Arc<Ledger>> {
+    let ledgers = producers.iter().map(|producer| &producer.ledger);
+    ledgers.map(Arc::clone).collect()
+}
+
 fn broker_words(options: &Options) -> Vec<String> {
     if let Some(command) = &options.broker_command {
         return command.split_whitespace().map(ToOwned::to_owned).collect();
@@ -345,6 +406,11 @@ fn broker_words(options: &Options) -> Vec<String> {
         "{data}",
         "--admin",
         "off",
+        "--set",
+        "log.retention.check.interval.ms=500",
+        // members that join are killed before they have waited for others
+        "--set",
+        "group.initial.rebalance.delay.ms=0",
     ];
     std::iter::once(broker)
         .chain(rest.iter().map(|word| (*word).to_owned()))

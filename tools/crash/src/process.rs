@@ -53,25 +53,8 @@ impl BrokerCommand {
 
     /// Starts the broker and waits until it answers a request.
     pub(crate) fn start(&self, limit: Duration) -> Result<Broker, String> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log_path)
-            .map_err(|error| format!("{}: {error}", self.log_path.display()))?;
-        let log_too = log.try_clone().map_err(|error| error.to_string())?;
-        let (program, arguments) = self.words.split_first().ok_or("an empty broker command")?;
         let started = Instant::now();
-        let child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(log_too)
-            .spawn()
-            .map_err(|error| format!("{program}: {error}"))?;
-        let mut broker = Broker {
-            child,
-            start_time: Duration::ZERO,
-        };
+        let mut broker = self.spawn()?;
         while !is_answering(self.address) {
             if let Ok(Some(status)) = broker.child.try_wait() {
                 return Err(format!("the broker ended: {status}, {}", self.last_line()));
@@ -85,6 +68,28 @@ impl BrokerCommand {
         Ok(broker)
     }
 
+    /// Starts the broker and waits for nothing.
+    pub(crate) fn spawn(&self) -> Result<Broker, String> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log_path)
+            .map_err(|error| format!("{}: {error}", self.log_path.display()))?;
+        let log_too = log.try_clone().map_err(|error| error.to_string())?;
+        let (program, arguments) = self.words.split_first().ok_or("an empty broker command")?;
+        let child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(log_too)
+            .spawn()
+            .map_err(|error| format!("{program}: {error}"))?;
+        Ok(Broker {
+            child,
+            start_time: Duration::ZERO,
+        })
+    }
+
     fn last_line(&self) -> String {
         let text = std::fs::read_to_string(&self.log_path).unwrap_or_default();
         let line = text.lines().last().unwrap_or("and said nothing");
@@ -93,6 +98,11 @@ impl BrokerCommand {
 }
 
 impl Broker {
+    /// Whether the process is there. A start without power ends by itself.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// SIGKILL, then waits until the process is gone. `Err`: it had ended by itself.
     pub(crate) fn kill(&mut self) -> Result<(), String> {
         let ended = self.child.try_wait().map_err(|error| error.to_string())?;

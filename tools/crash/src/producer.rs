@@ -28,6 +28,8 @@ const LANE_SHIFT: u32 = 48;
 pub(crate) struct Lane {
     pub(crate) topic: String,
     pub(crate) partition: i32,
+    /// Its oldest segments are deleted as new records come.
+    pub(crate) is_expiring: bool,
 }
 
 /// Handle of a running producer.

@@ -21,6 +21,14 @@ pub(crate) struct CycleReport {
     pub(crate) acked: u64,
     /// Read back and found right.
     pub(crate) verified: u64,
+    /// Starts that were killed before the one that was let alone.
+    pub(crate) killed_starts: u32,
+    /// Records that the group was given, and commits that were acknowledged to it.
+    pub(crate) group_seen: u64,
+    pub(crate) group_commits: u64,
+    /// Topics created and deleted beside the load.
+    pub(crate) topics_created: usize,
+    pub(crate) topics_deleted: usize,
     /// From the start of the process to its first answer.
     pub(crate) restart_time: Duration,
     pub(crate) violations: Vec<String>,
@@ -48,6 +56,11 @@ impl CycleReport {
             in_flight_at_kill: 0,
             acked: 0,
             verified: 0,
+            killed_starts: 0,
+            group_seen: 0,
+            group_commits: 0,
+            topics_created: 0,
+            topics_deleted: 0,
             restart_time: Duration::ZERO,
             violations: Vec::new(),
             is_broken: false,
@@ -64,13 +77,18 @@ impl fmt::Display for CycleReport {
         write!(
             f,
             "{} {}: {} acked before the kill, {} in flight, {} acked in all, {} verified, \
-             restarted in {} ms",
+             {} starts killed, group {} records {} commits, topics +{} -{}, restarted in {} ms",
             if self.is_passed() { "PASS" } else { "FAIL" },
             self.name,
             self.acked_before_kill,
             self.in_flight_at_kill,
             self.acked,
             self.verified,
+            self.killed_starts,
+            self.group_seen,
+            self.group_commits,
+            self.topics_created,
+            self.topics_deleted,
             self.restart_time.as_millis()
         )?;
         for violation in &self.violations {
@@ -104,6 +122,23 @@ impl RunReport {
         self.cycles.len() - self.passed() + not_run + usize::from(closing)
     }
 
+    /// One line: what all cycles together acknowledged, verified and had in flight at the kills.
+    pub(crate) fn totals(&self) -> String {
+        let sum = |of: fn(&CycleReport) -> u64| self.cycles.iter().map(of).sum::<u64>();
+        format!(
+            "{} acknowledged, {} verified, {} in flight at the kills, {} starts killed, {} records \
+             seen and {} commits made by the group, {} topics created, {} deleted",
+            sum(|cycle| cycle.acked),
+            sum(|cycle| cycle.verified),
+            sum(|cycle| cycle.in_flight_at_kill),
+            sum(|cycle| u64::from(cycle.killed_starts)),
+            sum(|cycle| cycle.group_seen),
+            sum(|cycle| cycle.group_commits),
+            sum(|cycle| cycle.topics_created as u64),
+            sum(|cycle| cycle.topics_deleted as u64),
+        )
+    }
+
     pub(crate) fn write(&self, path: &Path) -> Result<(), String> {
         let cycles: Vec<_> = self
             .cycles
@@ -117,6 +152,11 @@ impl RunReport {
                     "in_flight_at_kill": cycle.in_flight_at_kill,
                     "acked": cycle.acked,
                     "verified": cycle.verified,
+                    "killed_starts": cycle.killed_starts,
+                    "group_seen": cycle.group_seen,
+                    "group_commits": cycle.group_commits,
+                    "topics_created": cycle.topics_created,
+                    "topics_deleted": cycle.topics_deleted,
                     "restart_ms": cycle.restart_time.as_millis().to_string(),
                     "violations": cycle.violations,
                 })
@@ -138,6 +178,7 @@ impl RunReport {
             "seed": self.seed,
             "passed": self.passed(),
             "failed": self.failed(),
+            "totals": self.totals(),
             "cycles": cycles,
         });
         let text = serde_json::to_string_pretty(&report).expect("plain values") + "\n";

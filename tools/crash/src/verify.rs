@@ -3,7 +3,8 @@
 //! Runs on: the main thread.        Owner: `main`.
 //! Promises: each record is whole, in its own lane, and per producer the sequences are 0, 1, 2, ...
 //! without a gap or a repetition; every acknowledged one is there, at the offset that its
-//! acknowledgement named; what a reader once saw never changes.
+//! acknowledgement named; what a reader once saw never changes. A lane that expires may begin
+//! later each time, never earlier, and what it has from there on is held to the same.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,11 @@ use crate::ledger::Ledger;
 use crate::producer::{Lane, index_u32};
 use crate::record::{self, RecordId};
 
-const READ_DEADLINE: Duration = Duration::from_mins(2);
+/// As long may nothing come at all.
+const SILENCE_LIMIT: Duration = Duration::from_mins(1);
+/// After this long without a record, a lane may have expired under the reader.
+const SILENCE_BEFORE_ASKING: Duration = Duration::from_secs(2);
+const ASK_LIMIT: Duration = Duration::from_secs(20);
 /// Sentences kept for one check: the first ones tell the story.
 const VIOLATIONS_MAX: usize = 20;
 
@@ -25,8 +30,31 @@ const VIOLATIONS_MAX: usize = 20;
 struct Progress {
     /// Next offset to read.
     next_offset: i64,
+    /// Lowest offset there was at the last look.
+    start_offset: i64,
     /// Next expected sequence of each producer.
-    next_sequences: Vec<u64>,
+    next_sequences: Vec<NextSequence>,
+}
+
+/// What a producer's next record is to carry.
+#[derive(Clone, Copy, Debug, Default)]
+struct NextSequence {
+    value: u64,
+    /// Records have expired unread since: it may be higher.
+    is_least: bool,
+}
+
+impl Progress {
+    /// Everything below `start` has expired.
+    fn expire(&mut self, start: i64) {
+        self.start_offset = self.start_offset.max(start);
+        if start > self.next_offset {
+            self.next_offset = start;
+            for next in &mut self.next_sequences {
+                next.is_least = true;
+            }
+        }
+    }
 }
 
 /// Reader over all lanes; remembers where it is, so that a cycle reads only what is new.
@@ -41,6 +69,8 @@ pub(crate) struct Verifier {
 pub(crate) struct Verdict {
     /// Records read and found right.
     pub(crate) verified: u64,
+    /// Records that have expired, over all lanes.
+    pub(crate) expired: u64,
     /// What is wrong, as sentences; empty when all is well.
     pub(crate) violations: Vec<String>,
 }
@@ -48,8 +78,8 @@ pub(crate) struct Verdict {
 impl Verifier {
     pub(crate) fn new(bootstrap: &str, lanes: &[Lane], producer_count: usize) -> Self {
         let start = Progress {
-            next_offset: 0,
-            next_sequences: vec![0; producer_count],
+            next_sequences: vec![NextSequence::default(); producer_count],
+            ..Progress::default()
         };
         Self {
             bootstrap: bootstrap.to_owned(),
@@ -69,8 +99,10 @@ impl Verifier {
         for (index, progress) in self.progress.iter().enumerate() {
             for (producer, book) in books.iter().enumerate() {
                 let acked = u64::try_from(book.acked_of(index)).expect("usize fits u64");
-                let read = progress.next_sequences[producer];
-                if read < acked {
+                let read = progress.next_sequences[producer].value;
+                let last = book.acked_offset(index, acked.saturating_sub(1));
+                let has_expired = last.is_some_and(|last| last < progress.start_offset);
+                if read < acked && !has_expired {
                     verdict.violations.push(format!(
                         "LOST {}: producer {producer} has {acked} acknowledged, {read} are there",
                         name(&self.lanes[index])
@@ -78,6 +110,8 @@ impl Verifier {
                 }
             }
         }
+        let starts = self.progress.iter().map(|progress| progress.start_offset);
+        verdict.expired = starts.filter_map(|start| u64::try_from(start).ok()).sum();
         verdict.violations.truncate(VIOLATIONS_MAX);
         verdict
     }
@@ -92,7 +126,8 @@ impl Verifier {
             .set("bootstrap.servers", &self.bootstrap)
             .set("group.id", "corelog-crash")
             .set("enable.auto.commit", "false")
-            .set("auto.offset.reset", "error")
+            // a record that is missing elsewhere than in an expiring lane shows by its offset
+            .set("auto.offset.reset", "earliest")
             .set("enable.partition.eof", "false")
             .set("check.crcs", "true")
             .set("reconnect.backoff.max.ms", "250")
@@ -114,19 +149,25 @@ impl Verifier {
         consumer
             .assign(&assignment)
             .map_err(|error| error.to_string())?;
-        let deadline = Instant::now() + READ_DEADLINE;
+        let mut last_record = Instant::now();
         while remaining > 0 {
-            if Instant::now() > deadline {
+            let silence = last_record.elapsed();
+            if silence > SILENCE_LIMIT {
                 return Err(format!(
-                    "{remaining} lanes not read to their end in {READ_DEADLINE:?}"
+                    "{remaining} lanes not read to their end, and nothing in {SILENCE_LIMIT:?}"
                 ));
             }
             let message = match consumer.poll(Duration::from_millis(200)) {
+                None if silence > SILENCE_BEFORE_ASKING => {
+                    remaining -= self.expire_what_went(&consumer, &ends)?;
+                    continue;
+                }
                 None => continue,
                 Some(Err(error)) if is_passing(&error) => continue,
                 Some(Err(error)) => return Err(error.to_string()),
                 Some(Ok(message)) => message,
             };
+            last_record = Instant::now();
             let found = self
                 .lanes
                 .iter()
@@ -144,19 +185,19 @@ impl Verifier {
     }
 
     fn end_offsets(
-        &self,
+        &mut self,
         consumer: &BaseConsumer,
         verdict: &mut Verdict,
     ) -> Result<Vec<i64>, String> {
         let mut ends = Vec::with_capacity(self.lanes.len());
-        for (lane, progress) in self.lanes.iter().zip(&self.progress) {
-            let (start, end) = consumer
-                .fetch_watermarks(&lane.topic, lane.partition, Duration::from_secs(20))
-                .map_err(|error| format!("watermarks of {}: {error}", name(lane)))?;
-            if start != 0 {
-                verdict
-                    .violations
-                    .push(format!("{}: log start offset is {start}", name(lane)));
+        for (lane, progress) in self.lanes.iter().zip(&mut self.progress) {
+            let (start, end) = watermarks(consumer, lane)?;
+            if start < progress.start_offset || (start != 0 && !lane.is_expiring) {
+                verdict.violations.push(format!(
+                    "{}: log start offset is {start}, was {}",
+                    name(lane),
+                    progress.start_offset
+                ));
             }
             if end < progress.next_offset {
                 verdict.violations.push(format!(
@@ -165,9 +206,25 @@ impl Verifier {
                     progress.next_offset
                 ));
             }
+            if lane.is_expiring {
+                progress.expire(start);
+            }
             ends.push(end);
         }
         Ok(ends)
+    }
+
+    /// Looks again where expiring lanes begin; how many of them are read to their end by that.
+    fn expire_what_went(&mut self, consumer: &BaseConsumer, ends: &[i64]) -> Result<usize, String> {
+        let mut ended = 0;
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let progress = &mut self.progress[index];
+            if lane.is_expiring && progress.next_offset < ends[index] {
+                progress.expire(watermarks(consumer, lane)?.0);
+                ended += usize::from(progress.next_offset >= ends[index]);
+            }
+        }
+        Ok(ended)
     }
 
     fn on_record(
@@ -181,6 +238,9 @@ impl Verifier {
         let lane = name(&self.lanes[index]);
         let progress = &mut self.progress[index];
         let before = verdict.violations.len();
+        if self.lanes[index].is_expiring && offset > progress.next_offset {
+            progress.expire(offset);
+        }
         if offset != progress.next_offset {
             let expected = progress.next_offset;
             verdict
@@ -235,19 +295,23 @@ fn check_identity(
             .push(format!("NEVER SENT {lane}: {id:?} at {offset}"));
         return;
     }
-    let expected = progress.next_sequences[number];
+    let next = progress.next_sequences[number];
+    let expected = next.value;
     if sequence < expected {
         verdict.violations.push(format!(
             "TWICE {lane}: {id:?} at {offset}, {expected} is next"
         ));
         return;
     }
-    if sequence > expected {
+    if sequence > expected && !next.is_least {
         verdict.violations.push(format!(
             "GAP {lane}: {id:?} at {offset}, {expected} is next"
         ));
     }
-    progress.next_sequences[number] = sequence + 1;
+    progress.next_sequences[number] = NextSequence {
+        value: sequence + 1,
+        is_least: false,
+    };
     if let Some(acked) = books[number]
         .acked_offset(index, sequence)
         .filter(|&at| at != offset)
@@ -256,6 +320,13 @@ fn check_identity(
             "MOVED {lane}: {id:?} at {offset}, was acked at {acked}"
         ));
     }
+}
+
+/// First and next offset of a lane.
+fn watermarks(consumer: &BaseConsumer, lane: &Lane) -> Result<(i64, i64), String> {
+    consumer
+        .fetch_watermarks(&lane.topic, lane.partition, ASK_LIMIT)
+        .map_err(|error| format!("watermarks of {}: {error}", name(lane)))
 }
 
 fn name(lane: &Lane) -> String {
