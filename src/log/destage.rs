@@ -160,11 +160,18 @@ impl Log {
         let flushed = self.flush_written().await;
         self.fail_unless_full(&flushed);
         flushed?;
-        let state = self.state.borrow();
+        let mut state = self.state.borrow_mut();
+        state.truncations_told = state.destaged.truncations;
         Ok(state.is_changed.then(|| LogCheckpoint {
             log_start: state.offsets.log_start,
             ..state.destaged.clone()
         }))
+    }
+
+    /// What the last `checkpoint` returned is durable.
+    pub fn on_checkpointed(&self) {
+        let mut state = self.state.borrow_mut();
+        state.truncations_kept = state.truncations_told;
     }
 
     /// The oldest journal entry with bytes that are in no segment: destaging or carrying frees it.

@@ -193,6 +193,9 @@ pub(super) struct State {
     pub(super) is_prepared: bool,
     /// Whether the end is about to be cut off: nothing of it may be written or journaled again.
     pub(super) is_truncating: bool,
+    /// The last truncation that a checkpoint was told of, and the last that a durable one has.
+    pub(super) truncations_told: u64,
+    pub(super) truncations_kept: u64,
     /// Whether a start would not find `destaged` in `partition.state`.
     pub(super) is_changed: bool,
     /// Sealed segments below the log start that are to be unlinked.
@@ -301,6 +304,7 @@ impl Log {
             log_end: destaged.next_offset,
         };
         offsets.assert_ordered();
+        let truncations = destaged.truncations;
         let state = State {
             offsets,
             sealed,
@@ -310,6 +314,8 @@ impl Log {
             destaged,
             is_prepared: false,
             is_truncating: false,
+            truncations_told: truncations,
+            truncations_kept: truncations,
             is_changed: false,
             retired: Vec::new(),
         };

@@ -128,12 +128,16 @@ impl Log {
     }
 
     /// Gives the segments below the log start names that say so, and hands them over to be given
-    /// back to the file system. Readers that have them open go on. Returns their bytes.
+    /// back to the file system. Readers that have them open go on. Returns their bytes. After a
+    /// truncation they stay until a checkpoint has it: replay would repeat it, in its segment.
     ///
     /// Cancel: safe; what is left is removed at the next start.
     pub async fn delete_retired(&self) -> Result<u64, Error> {
         let files = self.io.acquire(1).await;
         self.check_failed()?; // set aside: the directory may be another topic's by now
+        if self.state.borrow().is_truncation_unkept() {
+            return Ok(0);
+        }
         let mut deleted = Vec::new();
         let result = self.set_retired_aside(&mut deleted).await;
         drop(files);

@@ -779,6 +779,35 @@ fn recovery_repeats_a_truncation_though_a_later_one_made_room_for_other_batches(
 }
 
 #[test]
+fn the_segment_of_a_truncation_stays_until_a_checkpoint_has_it() {
+    Sim::new(21).run(async {
+        let log = open(small_segments()).await;
+        fill(&log, 3).await;
+        log.close().await.unwrap();
+        let log = open(small_segments()).await;
+        let mut entries = vec![truncate(&log, 20).await];
+        entries.extend(fill(&log, 60).await);
+        log.destage().await.unwrap();
+        let start = Offset::new(600);
+        entries.push(log.log_start_entry(start).unwrap().unwrap());
+        log.advance_log_start(start);
+        assert_eq!(log.delete_retired().await.unwrap(), 0);
+        let (end, bytes) = (log.offsets().log_end, read_all(&log, 600).await);
+        drop(log);
+        let log = recover(&entries, None).await;
+        assert_eq!(log.offsets().log_end, end);
+        assert_eq!(read_all(&log, 600).await, bytes);
+
+        truncate(&log, 610).await;
+        log.advance_log_start(Offset::new(605));
+        log.checkpoint().await.unwrap().unwrap();
+        assert_eq!(log.delete_retired().await.unwrap(), 0, "it may be lost");
+        log.on_checkpointed();
+        assert!(log.delete_retired().await.unwrap() > 30_000);
+    });
+}
+
+#[test]
 fn entries_that_do_not_join_take_only_their_partition_offline() {
     Sim::new(15).run(async {
         let log = open(small_segments()).await;

@@ -294,6 +294,9 @@ async fn checkpoint(shard: &Shard) {
         .write_checkpoint(pin, records)
         .await
         .expect("the disk takes it");
+    for log in shard.logs.values() {
+        log.on_checkpointed();
+    }
 }
 
 /// Brings the directory to rest, whatever number of shards wrote it.

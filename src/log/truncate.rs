@@ -7,7 +7,7 @@
 //! In this order: `plan_truncation`, the entry of `begin_truncation` goes to the journal, once it
 //! is durable `truncate`, then `prepare`, whose entry goes to the journal, and only then the next
 //! append. The caller lets no append in between. Every truncation has a number, so that replay
-//! knows which ones a checkpoint contains.
+//! knows which ones a checkpoint contains; until one contains it, no segment is deleted.
 
 use super::checkpoint::{LogCheckpoint, align_down};
 use super::error::Error;
@@ -225,6 +225,11 @@ impl Log {
 }
 
 impl State {
+    /// Whether replay would repeat a truncation.
+    pub(super) fn is_truncation_unkept(&self) -> bool {
+        self.is_truncating || self.destaged.truncations > self.truncations_kept
+    }
+
     fn finish_truncation(&mut self, truncation: &Truncation) {
         let end = truncation.next_offset;
         let offsets = &mut self.offsets;

@@ -356,7 +356,7 @@ async fn checkpoint(shard: &Rc<Shard>, wanted: Wanted) -> Result<(), CheckpointE
         return Ok(()); // nothing would be freed
     }
     let mut records = Vec::new();
-    let mut flushed = futures_util::stream::iter(partitions)
+    let mut flushed = futures_util::stream::iter(partitions.clone())
         .map(flush_one)
         .buffer_unordered(FLUSHES_AT_ONCE);
     while let Some(outcome) = flushed.next().await {
@@ -369,6 +369,9 @@ async fn checkpoint(shard: &Rc<Shard>, wanted: Wanted) -> Result<(), CheckpointE
         return Ok(()); // a log that failed meanwhile has told nothing: its record stays
     }
     shard.journal.write_checkpoint(pin, records).await?;
+    for partition in partitions {
+        partition.log().on_checkpointed();
+    }
     shard.changed.checkpointed.set(pin.min(durable));
     shard.changed.carried.set(None);
     Ok(())

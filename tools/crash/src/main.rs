@@ -408,6 +408,9 @@ fn broker_words(options: &Options) -> Vec<String> {
         "off",
         "--set",
         "log.retention.check.interval.ms=500",
+        // a client that has known a topic would bring it back
+        "--set",
+        "auto.create.topics.enable=false",
         // members that join are killed before they have waited for others
         "--set",
         "group.initial.rebalance.delay.ms=0",
