@@ -808,6 +808,31 @@ fn the_segment_of_a_truncation_stays_until_a_checkpoint_has_it() {
 }
 
 #[test]
+fn a_truncation_is_repeated_though_the_segment_that_recovery_begins_with_is_gone() {
+    Sim::new(22).run(async {
+        let log = open(small_segments()).await;
+        fill(&log, 3).await;
+        log.close().await.unwrap();
+        let log = open(small_segments()).await;
+        let mut entries = fill(&log, 100).await;
+        log.destage().await.unwrap();
+        let start = Offset::new(600);
+        entries.push(log.log_start_entry(start).unwrap().unwrap());
+        log.advance_log_start(start);
+        assert!(log.delete_retired().await.unwrap() > 0);
+        for to in [1010, 1020] {
+            entries.push(truncate(&log, to).await);
+            entries.extend(fill(&log, 2).await);
+        }
+        let (end, bytes) = (log.offsets().log_end, read_all(&log, 600).await);
+        drop(log);
+        let log = recover(&entries, None).await;
+        assert_eq!(log.offsets().log_end, end);
+        assert_eq!(read_all(&log, 600).await, bytes);
+    });
+}
+
+#[test]
 fn entries_that_do_not_join_take_only_their_partition_offline() {
     Sim::new(15).run(async {
         let log = open(small_segments()).await;

@@ -71,6 +71,7 @@ pub(super) struct PartitionReplay {
 
 /// A segment with missing bytes.
 struct Hollow {
+    segment_base: Offset,
     error: Error,
     next_offset: Option<Offset>,
 }
@@ -119,6 +120,7 @@ impl PartitionReplay {
             let path = dir.join(file_name(base.segment_base, FileKind::Log));
             let missing = flushed - len;
             Hollow {
+                segment_base: base.segment_base,
                 error: Error::corrupt(path, len, Damage::Short { missing }),
                 next_offset: None,
             }
@@ -237,7 +239,7 @@ impl PartitionReplay {
         }
         let flushed = self.base.destaged_position;
         // of a segment that retention removed, the batch at the base's end is written whole again
-        if self.hollow.is_some() {
+        if self.is_hollow() {
             flushed.min(self.base.end_position)
         } else {
             flushed
@@ -439,11 +441,8 @@ impl PartitionReplay {
             }
             self.hollow = None;
         } else {
-            self.at = self.base.clone();
+            self.return_to_base();
             self.written_end = self.at.destaged_position.max(self.at.end_position);
-            if let Some(hollow) = &mut self.hollow {
-                hollow.next_offset = None;
-            }
             self.file_len = self.measure().await?;
             if self.file_len > self.written_end {
                 // a segment that is empty now would be found with what was cut off
@@ -472,13 +471,20 @@ impl PartitionReplay {
         Ok(self.broken.is_none())
     }
 
-    /// Goes back to the base and from there to the cut, by what the files hold by now.
-    async fn rewind_to(&mut self, entry: &Entry) -> Result<(), Error> {
+    /// The base may be behind the hollow segment by now, whose end stays known then.
+    fn return_to_base(&mut self) {
         self.at = self.base.clone();
-        self.file_len = self.measure().await?;
-        if let Some(hollow) = &mut self.hollow {
+        if self.is_hollow()
+            && let Some(hollow) = &mut self.hollow
+        {
             hollow.next_offset = None;
         }
+    }
+
+    /// Goes back to the base and from there to the cut, by what the files hold by now.
+    async fn rewind_to(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.return_to_base();
+        self.file_len = self.measure().await?;
         loop {
             let is_last = self.at.segment_base == entry.segment_base;
             self.written_end = match is_last {
@@ -559,7 +565,7 @@ impl PartitionReplay {
         at.log_start = at.log_start.min(at.next_offset);
         at.epochs.truncate_start(at.log_start);
         let log_start = at.log_start;
-        if let Some(Hollow { error, next_offset }) = self.hollow.take()
+        if let Some(Hollow { error, next_offset, .. }) = self.hollow.take()
             && next_offset.is_none_or(|end| end > log_start)
         {
             return Err(error);
@@ -585,7 +591,8 @@ impl PartitionReplay {
     /// Whether the current segment is the one that lacks bytes. What comes for it goes to a file of
     /// another name: its own would look whole afterwards, with a hole in it.
     fn is_hollow(&self) -> bool {
-        self.hollow.is_some() && self.at.segment_base == self.base.segment_base
+        let hollow = self.hollow.as_ref();
+        hollow.is_some_and(|hollow| hollow.segment_base == self.at.segment_base)
     }
 
     /// Where the current segment's batches go: through the page cache, and all of it is flushed
