@@ -27,7 +27,7 @@ use crate::model::ids::ShardId;
 use crate::rt::data_lock::DataLock;
 use crate::rt::executor::{self, LaneShares, ShardSpec};
 use crate::rt::machine::{self, DirectError, Limits, UringError};
-use crate::rt::net::{PortClaim, TcpListener};
+use crate::rt::net::{PortClaim, SocketBuffers, TcpListener};
 use crate::rt::signal::Termination;
 use crate::rt::{self, Lane};
 use crate::server;
@@ -122,7 +122,7 @@ pub fn run(config: BrokerConfig) -> Result<(), StartError> {
     let termination = Termination::on_signals(STOP_TIME).map_err(io("signals"))?;
     let (open_files, _) = machine::raise_limits().map_err(io("resource limits"))?;
     machine::probe_io_uring()?;
-    let listeners = claim_all(&config.listen)?;
+    let listeners = claim_all(&config.listen, buffers(&config))?;
     let admin = config.admin.as_ref().map(claim_one).transpose()?;
     let lock = DataLock::acquire(&config.data_dir)?;
     let settings = match examine(&config, open_files) {
@@ -233,6 +233,13 @@ fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, StartError> {
     Ok(found.collect())
 }
 
+fn buffers(config: &BrokerConfig) -> SocketBuffers {
+    SocketBuffers {
+        send_bytes: config.socket_send_buffer_bytes,
+        receive_bytes: config.socket_receive_buffer_bytes,
+    }
+}
+
 fn claim_one(address: &HostPort) -> Result<PortClaim, StartError> {
     let found = resolve(address)?.into_iter().next();
     let listen = |source| StartError::Listen {
@@ -245,7 +252,7 @@ fn claim_one(address: &HostPort) -> Result<PortClaim, StartError> {
 
 /// Claims every address. Where several addresses share port 0, all get the port picked first. A
 /// machine without IPv6 does without `[::1]`, as long as another address is there.
-fn claim_all(addresses: &[HostPort]) -> Result<Vec<PortClaim>, StartError> {
+fn claim_all(addresses: &[HostPort], buffers: SocketBuffers) -> Result<Vec<PortClaim>, StartError> {
     let mut claims: Vec<PortClaim> = Vec::new();
     let mut missing = None;
     for address in addresses {
@@ -255,7 +262,8 @@ fn claim_all(addresses: &[HostPort]) -> Result<Vec<PortClaim>, StartError> {
             {
                 found.set_port(first.local_addr().port());
             }
-            match PortClaim::new(found) {
+            let claimed = PortClaim::new(found);
+            match claimed.and_then(|claim| claim.set_buffers(buffers).map(|()| claim)) {
                 Ok(claim) => claims.push(claim),
                 Err(source) => {
                     let is_optional = found.ip() == IpAddr::from(Ipv6Addr::LOCALHOST)
@@ -495,7 +503,12 @@ fn listeners(index: usize, shared: &Shared) -> Result<Vec<TcpListener>, StartErr
         return shared
             .addresses
             .iter()
-            .map(|address| TcpListener::bind(*address).map_err(failed(*address)))
+            .map(|address| {
+                let listener = TcpListener::bind(*address).map_err(failed(*address))?;
+                let buffers = buffers(&shared.process.config);
+                listener.set_buffers(buffers).map_err(failed(*address))?;
+                Ok(listener)
+            })
             .collect();
     }
     let mut claims = shared

@@ -5,7 +5,7 @@ mod running_broker;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,6 +33,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use running_broker::{Broker, eventually};
+use socket2::{Domain, Socket, Type};
 
 const COORDINATOR_LOADING: i16 = 14;
 const NOT_COORDINATOR: i16 = 16;
@@ -227,6 +228,150 @@ fn max_connections_closes_what_is_too_many() {
     eventually("there is room again", || {
         (!is_closed_within(&mut broker.socket(), Duration::from_millis(300))).then_some(())
     });
+}
+
+/// A connection from another address of this machine.
+fn socket_from(broker: &Broker, own: [u8; 4]) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let own = SocketAddr::from((own, 0));
+    socket.bind(&own.into()).expect("all of 127/8 is loopback");
+    let address: SocketAddr = broker.address().parse().expect("an address");
+    socket.connect(&address.into()).expect("accepted");
+    socket.into()
+}
+
+/// How many of `count` connections from this address stay open; they close at the end.
+fn accepted_from(broker: &Broker, own: [u8; 4], count: usize) -> usize {
+    let sockets: Vec<TcpStream> = (0..count).map(|_| socket_from(broker, own)).collect();
+    let served = |mut socket: TcpStream| {
+        // ApiVersions v0: an answer, or the end
+        let asked = socket.write_all(&[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff]);
+        let wait = socket.set_read_timeout(Some(Duration::from_secs(10)));
+        wait.expect("a socket");
+        (asked.is_ok() && socket.read_exact(&mut [0; 4]).is_ok()).then_some(socket)
+    };
+    let served: Vec<TcpStream> = sockets.into_iter().filter_map(served).collect();
+    served.len()
+}
+
+#[test]
+fn max_connections_per_ip_and_its_overrides_bound_each_address_over_all_shards() {
+    let broker = Broker::with_settings(&[
+        "max.connections.per.ip=3",
+        "max.connections.per.ip.overrides=127.0.0.3:5, 127.0.0.4:0",
+    ]);
+    eventually(
+        "the connection that asked whether it is ready is gone",
+        || (accepted_from(&broker, [127, 0, 0, 1], 3) == 3).then_some(()),
+    );
+    assert_eq!(accepted_from(&broker, [127, 0, 0, 2], 10), 3);
+    assert_eq!(accepted_from(&broker, [127, 0, 0, 3], 10), 5);
+    assert_eq!(accepted_from(&broker, [127, 0, 0, 4], 10), 0);
+    eventually("places are free again when connections end", || {
+        (accepted_from(&broker, [127, 0, 0, 2], 3) == 3).then_some(())
+    });
+    let log = broker.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("max.connections.per.ip reached"));
+    assert!(line.is_some_and(|line| line.contains("127.0.0.")), "{log}");
+}
+
+/// What the kernel keeps for the broker's end of this connection: sent and not taken by the
+/// client, received and not read by the broker.
+fn kernel_queues(broker: &Broker, client: &TcpStream) -> (usize, usize) {
+    let port = |address: &str| {
+        address
+            .rsplit(':')
+            .next()
+            .and_then(|p| p.parse::<u16>().ok())
+    };
+    let ends = (
+        port(broker.address()).expect("a port"),
+        client.local_addr().expect("bound").port(),
+    );
+    let wanted = format!(":{:04X} 0100007F:{:04X} 01 ", ends.0, ends.1);
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+    let line = table.lines().find_map(|line| line.split_once(&wanted));
+    let (_, rest) = line.expect("an open connection");
+    let (sent, received) = rest[..17].split_once(':').expect("two queues");
+    let number = |hex: &str| usize::from_str_radix(hex, 16).expect("a number");
+    (number(sent), number(received))
+}
+
+/// A Fetch v4 of all of `t`, which waits `wait_ms` for a first byte.
+fn plain_fetch(wait_ms: i32) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend([0, 1, 0, 4, 0, 0, 0, 1, 0xff, 0xff]); // Fetch v4, no client id
+    body.extend((-1_i32).to_be_bytes());
+    body.extend(wait_ms.to_be_bytes());
+    body.extend(1_i32.to_be_bytes());
+    body.extend(i32::MAX.to_be_bytes());
+    body.push(0);
+    body.extend([0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 1]);
+    body.extend(0_i32.to_be_bytes());
+    body.extend(0_i64.to_be_bytes());
+    body.extend(i32::MAX.to_be_bytes());
+    let length = u32::try_from(body.len()).expect("small");
+    [&length.to_be_bytes()[..], &body].concat()
+}
+
+/// A client with small buffers of its own, so that the broker's show.
+fn narrow_client(broker: &Broker) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    socket.set_send_buffer_size(4096).expect("set");
+    let address: SocketAddr = broker.address().parse().expect("an address");
+    socket.connect(&address.into()).expect("accepted");
+    socket.into()
+}
+
+#[test]
+fn socket_send_buffer_bytes_bounds_what_waits_for_a_client_that_does_not_read() {
+    let waiting = |setting: &str| {
+        let broker = Broker::with_settings(&[setting]);
+        broker.text(&["topic", "create", "t"]);
+        broker.produce(&["t"], &format!("{}\n", "x".repeat(500)).repeat(2_000));
+        let mut client = narrow_client(&broker);
+        client.write_all(&plain_fetch(0)).expect("taken");
+        let (mut last, mut same) = (0, 0);
+        eventually("the buffer is full", || {
+            let (sent, _) = kernel_queues(&broker, &client);
+            same = if sent == last { same + 1 } else { 0 };
+            last = sent;
+            (sent > 0 && same >= 10).then_some(sent)
+        })
+    };
+    let (small, large) = (
+        waiting("socket.send.buffer.bytes=8192"),
+        waiting("socket.send.buffer.bytes=200000"),
+    );
+    assert!(small <= 2 * 8192, "{small}");
+    assert!(large >= 50_000, "{large}");
+}
+
+#[test]
+fn socket_receive_buffer_bytes_bounds_what_waits_for_the_broker() {
+    let waiting = |setting: &str| {
+        let broker = Broker::with_settings(&[setting]);
+        broker.text(&["topic", "create", "t"]);
+        let mut client = narrow_client(&broker);
+        // nothing behind a Fetch that waits is answered, and little of it read
+        client.write_all(&plain_fetch(60_000)).expect("taken");
+        let time = Some(Duration::from_millis(500));
+        client.set_write_timeout(time).expect("a socket");
+        while client.write(&plain_fetch(0)).is_ok() {}
+        kernel_queues(&broker, &client).1
+    };
+    let (small, large) = (
+        waiting("socket.receive.buffer.bytes=8192"),
+        waiting("socket.receive.buffer.bytes=200000"),
+    );
+    assert!(small <= 2 * 8192, "{small}");
+    assert!(
+        large >= 3 * small,
+        "{large} of at most 200000, {small} of 8192"
+    );
 }
 
 #[test]

@@ -69,6 +69,30 @@ impl fmt::Display for HostPort {
     }
 }
 
+/// Parses `IP:COUNT`, comma-separated: each address once, IPv6 with or without brackets. An empty
+/// text is an empty list.
+pub(super) fn parse_limits(text: &str) -> Option<Vec<(IpAddr, u32)>> {
+    let mut limits: Vec<(IpAddr, u32)> = Vec::new();
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        let (host, count) = part.rsplit_once(':')?;
+        let host = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(host);
+        let ip = host.parse::<IpAddr>().ok()?.to_canonical();
+        let count = count.parse().ok()?;
+        if limits.iter().any(|(known, _)| *known == ip) {
+            return None;
+        }
+        limits.push((ip, count));
+    }
+    Some(limits)
+}
+
 /// Which address clients are told to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Advertised {
@@ -165,6 +189,23 @@ mod tests {
         };
         assert_eq!(address.to_string(), "[::1]:9092");
         assert_eq!(HostPort::parse(&address.to_string()), Some(address));
+    }
+
+    #[test]
+    fn limits_name_each_address_once() {
+        let v4 = |last| IpAddr::from([10, 0, 0, last]);
+        let found = parse_limits("10.0.0.7:100, [::1]:5,::ffff:10.0.0.8:0");
+        let v6 = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+        assert_eq!(found, Some(vec![(v4(7), 100), (v6, 5), (v4(8), 0)]));
+        assert_eq!(parse_limits(" "), Some(Vec::new()));
+        for text in [
+            "broker:5",
+            "10.0.0.7",
+            "10.0.0.7:-1",
+            "10.0.0.7:1,10.0.0.7:2",
+        ] {
+            assert_eq!(parse_limits(text), None, "{text}");
+        }
     }
 
     #[test]

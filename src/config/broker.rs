@@ -4,6 +4,7 @@
 //! Promises: immutable; every field comes from the row of the same name (dots for underscores).
 //! To change settings while running, build the next `BrokerConfig` with `with_altered`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,12 @@ pub struct BrokerConfig {
     /// `None`: never.
     pub connections_max_idle: Option<Duration>,
     pub max_connections: u32,
+    pub max_connections_per_ip: u32,
+    pub max_connections_per_ip_overrides: Vec<(IpAddr, u32)>,
+    /// `None`: as the kernel likes.
+    pub socket_send_buffer_bytes: Option<usize>,
+    /// `None`: as the kernel likes.
+    pub socket_receive_buffer_bytes: Option<usize>,
     pub producer_id_expiration: Duration,
     pub transaction_max_timeout: Duration,
     settings: Arc<Settings>,
@@ -83,6 +90,8 @@ impl BrokerConfig {
             settings: &settings,
         };
         let idle = reader.integer("connections.max.idle.ms");
+        let send_buffer = reader.integer("socket.send.buffer.bytes");
+        let receive_buffer = reader.integer("socket.receive.buffer.bytes");
         let config = Self {
             node_id: reader.number("node.id"),
             cluster_id: reader.optional_text("cluster.id"),
@@ -124,6 +133,11 @@ impl BrokerConfig {
             fetch_session_slots: reader.number("max.incremental.fetch.session.cache.slots"),
             connections_max_idle: u64::try_from(idle).ok().map(Duration::from_millis),
             max_connections: reader.number("max.connections"),
+            max_connections_per_ip: reader.number("max.connections.per.ip"),
+            max_connections_per_ip_overrides: reader
+                .address_limits("max.connections.per.ip.overrides"),
+            socket_send_buffer_bytes: usize::try_from(send_buffer).ok(),
+            socket_receive_buffer_bytes: usize::try_from(receive_buffer).ok(),
             producer_id_expiration: reader.millis("producer.id.expiration.ms"),
             transaction_max_timeout: reader.millis("transaction.max.timeout.ms"),
             settings: Arc::clone(&settings),
@@ -352,6 +366,13 @@ impl Reader<'_> {
             Value::Addresses(list) => list,
             Value::Unset => Vec::new(),
             other => panic!("`{key}` is not an address: {other:?}"),
+        }
+    }
+
+    fn address_limits(&self, key: &str) -> Vec<(IpAddr, u32)> {
+        match self.value(key) {
+            Value::AddressLimits(limits) => limits,
+            other => panic!("`{key}` is not a list of limits: {other:?}"),
         }
     }
 

@@ -505,8 +505,42 @@ static REQUESTS: &[Row] = &[
         Kind::Int(1, INT_MAX),
         "2147483647",
         "server/listener.rs",
-        "The most client connections of the broker; one more is closed at once. The open-file \
-         limit bounds it too.",
+        "The most client connections of the broker, divided evenly among its shards; one more is \
+         closed at once. The open-file limit bounds it too.",
+    ),
+    row(
+        "max.connections.per.ip",
+        Kind::Int(0, INT_MAX),
+        "2147483647",
+        "shard/addresses.rs",
+        "The most connections of one client address, over all shards; one more is closed at once.",
+    ),
+    row(
+        "max.connections.per.ip.overrides",
+        Kind::AddressLimits,
+        "",
+        "shard/addresses.rs",
+        "Addresses that have another limit than `max.connections.per.ip`, such as \
+         `10.0.0.7:100,[fd00::1]:5`. Addresses only: names would have to be looked up for each \
+         connection.",
+    ),
+    row(
+        "socket.send.buffer.bytes",
+        Kind::Int(-1, INT_MAX),
+        "-1",
+        "rt/net.rs",
+        "Kernel memory for what a client has not taken yet; the kernel takes up to twice as much, \
+         and never more than `net.core.wmem_max` allows. -1: as the kernel likes, up to \
+         `net.ipv4.tcp_wmem` (Kafka's default is 102400; set it where many unknown clients come).",
+    ),
+    row(
+        "socket.receive.buffer.bytes",
+        Kind::Int(-1, INT_MAX),
+        "-1",
+        "rt/net.rs",
+        "Kernel memory for what a client has sent and nobody has read yet; the kernel takes up to \
+         twice as much, and never more than `net.core.rmem_max` allows. -1: as the kernel likes, \
+         up to `net.ipv4.tcp_rmem` (Kafka's default is 102400, less than five batches in flight).",
     ),
     live(row(
         "producer.id.expiration.ms",

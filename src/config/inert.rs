@@ -339,28 +339,10 @@ pub static BROKER_ROWS: &[Row] = &[
         "`memory.per.shard` bounds the requests that were read",
     ),
     row(
-        "socket.send.buffer.bytes",
-        Kind::Int(-1, INT_MAX),
-        "102400",
-        "the kernel sizes socket buffers by itself",
-    ),
-    row(
-        "socket.receive.buffer.bytes",
-        Kind::Int(-1, INT_MAX),
-        "102400",
-        "the kernel sizes socket buffers by itself",
-    ),
-    row(
         "socket.listen.backlog.size",
         Kind::Int(1, INT_MAX),
         "50",
         "the listen queue is as long as the kernel allows",
-    ),
-    row(
-        "max.connections.per.ip",
-        Kind::Int(0, INT_MAX),
-        "2147483647",
-        "only the total is bounded: `max.connections`",
     ),
     row(
         "max.connection.creation.rate",

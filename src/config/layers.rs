@@ -347,6 +347,9 @@ mod tests {
         assert_eq!(settings, Settings::default());
     }
 
+    /// Kafka's own names, of which a file must quote the longer one where it has both.
+    const QUOTED: &[&str] = &["max.connections", "max.connections.per.ip"];
+
     #[test]
     fn no_active_name_is_a_prefix_of_another_so_a_file_can_say_all() {
         let names: Vec<&str> = broker_rows::rows()
@@ -355,7 +358,7 @@ mod tests {
         for name in &names {
             let below = format!("{name}.");
             assert!(
-                names.iter().all(|other| !other.starts_with(&below)),
+                QUOTED.contains(name) || names.iter().all(|other| !other.starts_with(&below)),
                 "{name}"
             );
         }

@@ -3,9 +3,10 @@
 //! Pure: no async, no clock, no IO.
 //! Invariants: [config-one-table] a setting exists where a row exists, and nowhere else.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::address::{Cores, HostPort};
+use super::address::{self, Cores, HostPort};
 use super::units;
 
 /// One setting.
@@ -98,6 +99,8 @@ pub enum Kind {
     Advertise,
     /// `HOST:PORT` or `off`.
     AddressOrOff,
+    /// `IP:COUNT`, none or several, comma-separated, each address once.
+    AddressLimits,
     /// `all` or a list such as `0,2-3`.
     Cores,
     /// `network=N,commit=N,read=N,background=N`, each 1..=1000.
@@ -125,6 +128,8 @@ pub enum Value {
     List(Vec<String>),
     /// From `Listen`, `Advertise` and `AddressOrOff`; empty is `off`.
     Addresses(Vec<HostPort>),
+    /// From `AddressLimits`.
+    AddressLimits(Vec<(IpAddr, u32)>),
     /// From `Cores`.
     Cores(Cores),
     /// From `Shares`.
@@ -270,6 +275,7 @@ impl Kind {
             Self::AddressOrOff => {
                 HostPort::parse(text).map(|address| Value::Addresses(vec![address]))
             }
+            Self::AddressLimits => address::parse_limits(text).map(Value::AddressLimits),
             Self::Cores => Cores::parse(text).map(Value::Cores),
             Self::Shares => Shares::parse(text).map(Value::Shares),
         }
@@ -308,6 +314,9 @@ impl Kind {
                 "HOST:PORT that clients can reach: no wildcard host, no port 0".to_owned()
             }
             Self::AddressOrOff => "HOST:PORT or off".to_owned(),
+            Self::AddressLimits => {
+                "IP:COUNT, or several of them with commas; no host names".to_owned()
+            }
             Self::Cores => "all, or core numbers such as 0,2-3, each once".to_owned(),
             Self::Shares => {
                 format!("network=N,commit=N,read=N,background=N with N from 1 to {SHARES_MAX}")
@@ -341,6 +350,7 @@ impl Kind {
             Self::Choice(_) | Self::Text | Self::Directory => "string",
             Self::ChoiceList(_) | Self::List => "list",
             Self::Listen | Self::Advertise | Self::AddressOrOff => "address",
+            Self::AddressLimits => "limits",
             Self::Cores => "cores",
             Self::Shares => "shares",
         }

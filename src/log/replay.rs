@@ -565,7 +565,9 @@ impl PartitionReplay {
         at.log_start = at.log_start.min(at.next_offset);
         at.epochs.truncate_start(at.log_start);
         let log_start = at.log_start;
-        if let Some(Hollow { error, next_offset, .. }) = self.hollow.take()
+        if let Some(Hollow {
+            error, next_offset, ..
+        }) = self.hollow.take()
             && next_offset.is_none_or(|end| end > log_start)
         {
             return Err(error);

@@ -52,6 +52,29 @@ const PORT_WAIT: Duration = Duration::from_secs(2);
 /// How often it looks.
 const PORT_POLL: Duration = Duration::from_millis(20);
 
+/// Kernel memory of each accepted connection; `None`: as the kernel likes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketBuffers {
+    /// `socket.send.buffer.bytes`.
+    pub send_bytes: Option<usize>,
+    /// `socket.receive.buffer.bytes`.
+    pub receive_bytes: Option<usize>,
+}
+
+impl SocketBuffers {
+    /// Connections inherit what their listener has: nothing is set at each accept, and the window
+    /// that clients are told of is right from the first packet.
+    fn set_on(self, listener: &Socket) -> io::Result<()> {
+        if let Some(bytes) = self.send_bytes {
+            listener.set_send_buffer_size(bytes)?;
+        }
+        if let Some(bytes) = self.receive_bytes {
+            listener.set_recv_buffer_size(bytes)?;
+        }
+        Ok(())
+    }
+}
+
 /// A port that is ours; shards make their listeners from it.
 #[derive(Debug)]
 pub struct PortClaim {
@@ -95,6 +118,14 @@ impl PortClaim {
         self.addr
     }
 
+    /// Bounds the buffers of connections from here on.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn set_buffers(&self, buffers: SocketBuffers) -> io::Result<()> {
+        buffers.set_on(&self.socket)
+    }
+
     /// The claiming socket itself as this shard's listener: for one shard, the others `bind`.
     pub fn into_listener(self) -> io::Result<TcpListener> {
         TcpListener::new(self.socket)
@@ -129,6 +160,14 @@ impl TcpListener {
             socket: PollableFd::new(Arc::new(socket))?,
             addr,
         })
+    }
+
+    /// Bounds the buffers of connections from here on.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn set_buffers(&self, buffers: SocketBuffers) -> io::Result<()> {
+        buffers.set_on(self.socket.get_ref())
     }
 
     /// Where it listens.

@@ -122,7 +122,6 @@ impl ClientAt {
 pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, stream: TcpStream) {
     let (peer, local) = (stream.peer_addr(), stream.local_addr());
     let stream = Rc::new(stream);
-    shard.metrics.raise(Gauge::Connections, 1);
     let shared = Rc::new(Shared {
         answers: Queue::new(PIPELINED_MAX),
         all_written: Notify::new(),
@@ -144,11 +143,13 @@ pub(crate) async fn run(shard: Rc<Shard>, fetch_sessions: SharedSessions, stream
         }
         End::Refused(reason) => {
             shard.metrics.increment(Counter::ConnectionsRefused);
-            tracing::warn!(%peer, client_id = &*client_id, reason, "connection closed");
+            if let Some(left_out) = shard.may_tell_of_connection() {
+                let client_id = &*client_id;
+                tracing::warn!(%peer, client_id, reason, left_out, "connection closed");
+            }
         }
     }
     writing.await;
-    shard.metrics.lower(Gauge::Connections, 1);
 }
 
 async fn serve(

@@ -66,7 +66,10 @@ async fn watched(
         seen = sent;
         if patience::is_stalled(idle, shard.budget.is_response_awaited()) {
             let peer = stream.peer_addr();
-            tracing::warn!(%peer, ?idle, "connection closed: the client does not take its answer");
+            if let Some(left_out) = shard.may_tell_of_connection() {
+                let what = "connection closed: the client does not take its answer";
+                tracing::warn!(%peer, ?idle, left_out, "{what}");
+            }
             return Err(std::io::ErrorKind::TimedOut.into());
         }
     }

@@ -3,6 +3,7 @@
 //! Everything here is owned and `Send`. A call for this very shard never becomes a message: the
 //! methods of `Shard` await the same functions directly.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::cluster::controller::{ConfigUpdate, NewTopic, Refusal};
@@ -149,6 +150,10 @@ pub enum ShardCall {
     Storage(Trouble),
     /// Answered when all input that has arrived there has been handed to its handlers.
     Drain,
+    /// One more connection of this address; refused when so many are there already.
+    EnterAddress(IpAddr, u32),
+    /// A connection of this address has ended.
+    LeaveAddress(IpAddr),
     /// The reply to the call in that slot of the asker, see `mesh` [late-reply].
     Late(usize, ShardReply),
 }
@@ -190,6 +195,8 @@ pub enum ShardReply {
     Group(GroupReply),
     /// The snapshot.
     Metrics(Box<ShardSnapshot>),
+    /// Whether the connection was counted.
+    IsEntered(bool),
     /// Of the storage, if there is one.
     Health(Option<String>, usize),
 }

@@ -12,7 +12,9 @@
 //! - [`partitions`]: which partitions are at home here, kept in step with the metadata image.
 //! - [`control`]: the controller's turn on shard 0.   - [`groups`]: the coordinator's log.
 //! - [`background`]: destaging, checkpoints, retention.   - [`budget`]: memory of requests.
+//! - `addresses`: connections of each client address.
 
+pub(crate) mod addresses;
 pub mod appends;
 pub mod background;
 pub mod budget;

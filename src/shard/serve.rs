@@ -45,6 +45,14 @@ pub(crate) async fn run(shard: Rc<Shard>, inbox: Inbox) {
             ShardCall::FetchSizes(parts) => {
                 peer.reply(slot, ShardReply::FetchSizes(shard.sizes_here(&parts)));
             }
+            ShardCall::EnterAddress(address, limit) => {
+                let is_entered = shard.addresses.enter(address, limit);
+                peer.reply(slot, ShardReply::IsEntered(is_entered));
+            }
+            ShardCall::LeaveAddress(address) => {
+                shard.addresses.leave(address);
+                peer.reply(slot, ShardReply::Done);
+            }
             ShardCall::Late(asked, reply) => {
                 peer.take_late(asked, reply);
                 peer.reply(slot, ShardReply::Done);
@@ -80,6 +88,8 @@ async fn carry_out(shard: &Rc<Shard>, asker: ShardId, call: ShardCall) -> ShardR
         ShardCall::Append(_)
         | ShardCall::EndWait(_)
         | ShardCall::FetchSizes(_)
+        | ShardCall::EnterAddress(..)
+        | ShardCall::LeaveAddress(_)
         | ShardCall::Late(..) => unreachable!("answered by the receiving loop"),
         ShardCall::Read(parts) => ShardReply::Read(shard.read_here(parts).await),
         ShardCall::AwaitData {

@@ -35,6 +35,7 @@ use crate::partition::reads::{
 };
 use crate::rt::sync::{Notify, Semaphore, oneshot};
 use crate::rt::{self, Instant, Lane};
+use crate::shard::addresses::Addresses;
 use crate::shard::appends::{Appends, Source};
 use crate::shard::background::Changed;
 use crate::shard::budget::Budget;
@@ -51,6 +52,7 @@ use crate::shard::routing;
 use crate::shard::storage::Storage;
 use crate::telemetry::metrics::ShardMetrics;
 use crate::telemetry::names::Gauge;
+use crate::telemetry::throttle::Throttle;
 
 /// What every shard of this process has in common; read only.
 #[derive(Debug)]
@@ -90,6 +92,9 @@ pub struct Shard {
     /// Counters of this shard.
     pub metrics: Rc<ShardMetrics>,
     pub(crate) waits: Waits,
+    pub(crate) addresses: Addresses,
+    /// Lines about connections that were refused or closed.
+    pub connection_lines: Throttle,
     /// Told when settings were altered.
     pub(crate) settings_changed: Notify,
     peers: RefCell<Vec<Option<Rc<Peer>>>>,
@@ -130,6 +135,8 @@ impl Shard {
             budget: Budget::new(&pools),
             metrics: parts.metrics,
             waits: Waits::default(),
+            addresses: Addresses::default(),
+            connection_lines: Throttle::default(),
             settings_changed: Notify::new(),
             peers: RefCell::new(Vec::new()),
             controller: parts.metadata_log.map(Controller::new),
@@ -188,6 +195,12 @@ impl Shard {
     /// Time since the shard was opened.
     pub(crate) fn uptime(&self) -> Duration {
         self.opened.elapsed()
+    }
+
+    /// Whether one more line about a connection may be written now; if so, how many were left out
+    /// since the last one.
+    pub(crate) fn may_tell_of_connection(&self) -> Option<u64> {
+        self.connection_lines.admit(self.uptime().as_secs())
     }
 
     /// Number of shards of this process.

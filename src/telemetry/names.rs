@@ -45,7 +45,7 @@ metrics! {
     Counter {
         ConnectionsAccepted, "connections_accepted", "Connections accepted since the start";
         ConnectionsRefused, "connections_refused",
-            "Connections closed for what they sent, or beyond max.connections";
+            "Connections closed for what they sent, or beyond a limit of connections";
         BytesReceived, "received_bytes", "Bytes of requests read from clients";
         BytesSent, "sent_bytes", "Bytes of responses written to clients";
         ProducedBatches, "produced_batches", "Record batches appended for producers";
