@@ -513,7 +513,8 @@ static REQUESTS: &[Row] = &[
         Kind::Int(0, INT_MAX),
         "2147483647",
         "shard/addresses.rs",
-        "The most connections of one client address, over all shards; one more is closed at once.",
+        "The most connections of one client address, over all shards; one more is closed at once. \
+         A file that sets `max.connections` too has this name in quotes.",
     ),
     row(
         "max.connections.per.ip.overrides",
@@ -522,7 +523,7 @@ static REQUESTS: &[Row] = &[
         "shard/addresses.rs",
         "Addresses that have another limit than `max.connections.per.ip`, such as \
          `10.0.0.7:100,[fd00::1]:5`. Addresses only: names would have to be looked up for each \
-         connection.",
+         connection. A file that sets the shorter names too has this one in quotes.",
     ),
     row(
         "socket.send.buffer.bytes",
