@@ -66,7 +66,9 @@ fn client(bootstrap: &str) -> KafkaResult<BaseConsumer<Quiet>> {
         .set("group.id", GROUP)
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "earliest")
-        .set("session.timeout.ms", "10000")
+        // a member that the crash made lose its id is waited for that long, shorter than a cycle
+        .set("session.timeout.ms", "1500")
+        .set("heartbeat.interval.ms", "300")
         .set("check.crcs", "true")
         .set("reconnect.backoff.max.ms", "250")
         .create_with_context(Quiet)

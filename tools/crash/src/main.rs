@@ -414,6 +414,8 @@ fn broker_words(options: &Options) -> Vec<String> {
         // members that join are killed before they have waited for others
         "--set",
         "group.initial.rebalance.delay.ms=0",
+        "--set",
+        "group.min.session.timeout.ms=1000",
     ];
     std::iter::once(broker)
         .chain(rest.iter().map(|word| (*word).to_owned()))
