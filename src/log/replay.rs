@@ -317,6 +317,15 @@ impl PartitionReplay {
         let interval = self.settings.index_interval_bytes;
         let counts = (self.at.offset_index_entries, self.at.time_index_entries);
         let found = read_indexes(&self.dir, base, end, Some(counts)).await?;
+        // a segment that was cut later, and filled again, has an index of other batches
+        let next = self.at.next_offset;
+        let is_before = |relative: Option<u32>| {
+            relative.is_none_or(|relative| base.plus(i64::from(relative)) < next)
+        };
+        let found = found.filter(|(offsets, times)| {
+            is_before(offsets.last().map(|entry| entry.relative_offset))
+                && is_before(times.last().map(|entry| entry.relative_offset))
+        });
         let found = found.or_else(|| self.is_hollow().then(Default::default));
         let indexer = if let Some(indexes) = found {
             Indexer::resume(base, interval, end, self.at.max_timestamp, indexes)
