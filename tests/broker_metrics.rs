@@ -33,6 +33,8 @@ const MAY_BE_ZERO: &[(&str, &str)] = &[
     ("corelog_journal_wait_seconds", "only when the ring is full"),
     ("corelog_disk_full", "only on a full disk"),
     ("corelog_offline_partitions", "only after damage"),
+    ("corelog_damaged_partitions", "only after damage"),
+    ("corelog_scrub_damage_found_total", "only after damage"),
     (
         "corelog_segments_reused_total",
         "only of segments of 16 MiB and more",
@@ -280,6 +282,7 @@ fn every_metric_moves_under_a_load_of_every_kind() {
     let dir = directory();
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, support::free_port()));
     let broker = Launch::new(dir.path())
+        .set("scrub.interval.ms", "1000")
         .set("group.initial.rebalance.delay.ms", "0")
         .flag("--memory-per-shard", "32MiB")
         .admin(admin)

@@ -7,6 +7,7 @@
 //! once; one request a connection.
 
 use std::cell::Cell;
+use std::iter;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -79,20 +80,20 @@ async fn answer(shard: &Rc<Shard>, stream: &TcpStream) -> std::io::Result<()> {
 }
 
 /// Failing while nothing can be appended: until a restart, or until a full disk has room again.
-/// Partitions that are offline are for people.
+/// Partitions that are offline or damaged are for people.
 fn health(health: &Health) -> (&'static str, &'static str, String) {
     if !health.complaints.is_empty() {
         let text = health.complaints.join("\n") + "\n";
         return ("503 Service Unavailable", TEXT, text);
     }
-    match health.offline_partitions {
-        0 => ("200 OK", TEXT, "ok\n".to_owned()),
-        count => (
-            "200 OK",
-            TEXT,
-            format!("ok, but partitions are offline: {count}\n"),
-        ),
-    }
+    let unserved = [
+        ("offline", health.unserved.offline),
+        ("damaged", health.unserved.damaged),
+    ];
+    let unserved = unserved.into_iter().filter(|(_, count)| *count > 0);
+    let text = iter::once("ok".to_owned())
+        .chain(unserved.map(|(what, count)| format!("but partitions are {what}: {count}")));
+    ("200 OK", TEXT, text.collect::<Vec<_>>().join(", ") + "\n")
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";

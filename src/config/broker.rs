@@ -41,6 +41,9 @@ pub struct BrokerConfig {
     pub auto_create_topics_enable: bool,
     pub delete_topic_enable: bool,
     pub log_retention_check_interval: Duration,
+    /// 0: nothing is read.
+    pub scrub_bytes_per_second: u64,
+    pub scrub_interval: Duration,
     pub group_initial_rebalance_delay: Duration,
     pub group_min_session_timeout: Duration,
     pub group_max_session_timeout: Duration,
@@ -120,6 +123,8 @@ impl BrokerConfig {
             auto_create_topics_enable: reader.boolean("auto.create.topics.enable"),
             delete_topic_enable: reader.boolean("delete.topic.enable"),
             log_retention_check_interval: reader.millis("log.retention.check.interval.ms"),
+            scrub_bytes_per_second: reader.bytes("scrub.bytes.per.second"),
+            scrub_interval: reader.millis("scrub.interval.ms"),
             group_initial_rebalance_delay: reader.millis("group.initial.rebalance.delay.ms"),
             group_min_session_timeout: reader.millis("group.min.session.timeout.ms"),
             group_max_session_timeout: reader.millis("group.max.session.timeout.ms"),

@@ -296,6 +296,22 @@ static TOPICS: &[Row] = &[
         "shard/background.rs",
         "How often old segments are looked for.",
     )),
+    live(row(
+        "scrub.bytes.per.second",
+        Kind::Size(0, 1024 * GIB),
+        "8MiB",
+        "shard/scrub.rs",
+        "How fast each shard reads its sealed segments to look for damage that nobody has met yet. \
+         0: it does not.",
+    )),
+    live(row(
+        "scrub.interval.ms",
+        Kind::Long(1000, LONG_MAX),
+        "604800000",
+        "shard/scrub.rs",
+        "Time from the beginning of one pass through all sealed segments to the next. The first \
+         one begins with the broker.",
+    )),
 ];
 
 static TOPIC_DEFAULTS: &[Row] = &[

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::checkpoint::CheckpointError;
 use super::producer_state::ProducerError;
-use crate::model::ids::{TopicId, TopicPartition};
+use crate::model::ids::{LeaderEpoch, TopicId, TopicPartition};
 use crate::model::offset::{FilePosition, Offset};
 use crate::model::record::RecordError;
 use crate::model::record_batch::BatchError;
@@ -35,6 +35,25 @@ pub enum Damage {
         /// The batch's base offset.
         got: Offset,
     },
+    /// The batch reaches into the next segment.
+    #[error("the record batch ends with offset {last}, its segment before {end}")]
+    BeyondSegment {
+        /// Of the batch, inclusive.
+        last: Offset,
+        /// Where the next segment begins.
+        end: Offset,
+    },
+    /// Another leader than that of its time wrote the batch.
+    #[error("the record batch has leader epoch {got}, expected {expected}")]
+    Epoch {
+        /// The epoch that wrote this offset.
+        expected: LeaderEpoch,
+        /// The batch's own.
+        got: LeaderEpoch,
+    },
+    /// The disk does not give the bytes.
+    #[error("the disk cannot read what is here")]
+    Unreadable,
     /// The file is shorter than it was known to be.
     #[error("the file ends {missing} bytes early")]
     Short {

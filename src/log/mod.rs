@@ -20,7 +20,7 @@
 //! [sealed-closed] a segment is closed for writing before anybody reads it through the page cache.
 //!
 //! Reading order: the pure parts (`offset_index`, `time_index`, `producer_state`, `leader_epochs`),
-//! then `tail`, `log`, `destage`, `read`, `recovery`.
+//! then `tail`, `log`, `destage`, `read`, `recovery`; `verify` and `scrub` look for damage.
 
 pub mod checkpoint;
 pub mod context;
@@ -59,11 +59,15 @@ pub mod recovery;
 mod replay;
 pub mod retention;
 pub mod scan;
+pub mod scrub;
+#[cfg(test)]
+mod scrub_tests;
 pub mod segments;
 pub mod settings;
 pub mod tail;
 pub mod time_index;
 pub mod truncate;
+pub mod verify;
 pub mod writes;
 
 pub use self::error::{Damage, Error};

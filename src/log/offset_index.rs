@@ -144,6 +144,11 @@ impl OffsetIndex {
         self.entries.last().copied()
     }
 
+    /// One entry, by its number from 0.
+    pub fn get(&self, number: usize) -> Option<OffsetEntry> {
+        self.entries.get(number).copied()
+    }
+
     /// Number of entries.
     pub fn count(&self) -> usize {
         self.entries.len()

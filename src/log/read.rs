@@ -5,7 +5,8 @@
 //! Promises: the first batch is the one that holds the requested offset and is complete, whatever
 //! its size (KIP-74); nothing at or above the bound is in the plan; every part ends at a batch
 //! boundary.
-//! A log that is known to have every offset is never read past a hole: that is an error.
+//! A log that is known to have every offset is never read past a hole: that is an error. Nothing
+//! that is known to be damaged is in a plan: what is before and behind it is read, it is not.
 //! Invariants: [plan-pinned] a plan holds its memory and its descriptors: retention and eviction
 //! cannot take away what was promised: [reader-pinned]. No disk read runs on the shard's thread.
 
@@ -19,7 +20,8 @@ use super::file_names::FileKind;
 use super::log::Log;
 use super::open::{index_segment, read_indexes, write_indexes};
 use super::scan::{CHUNK_BYTES_SMALL, Scan, Scanned, SegmentFile};
-use super::segments::SealedSegment;
+use super::segments::{SealedSegment, SoundPart};
+use super::verify::DamagedStretch;
 use crate::model::offset::{FilePosition, Offset};
 use crate::rt::{Instant, SharedFile, now};
 use crate::telemetry::metrics;
@@ -113,7 +115,9 @@ enum Place {
         base: Offset,
         end: FilePosition,
     },
-    Sealed(SealedSegment),
+    Sealed(SealedSegment, SoundPart),
+    /// Known to be damaged.
+    Damaged(Offset, DamagedStretch),
     /// Nothing at or above the offset.
     End,
 }
@@ -146,29 +150,37 @@ impl Log {
             let place = match self.place_of(&bounds) {
                 Place::Memory(plan) => return Ok(plan),
                 Place::End => return Ok(ReadPlan::default()),
+                Place::Damaged(base, stretch) => {
+                    let path = self.path(base, FileKind::Log);
+                    return Err(Error::corrupt(path, stretch.position, stretch.damage));
+                }
                 cold => cold,
             };
             let started = now();
             match place {
-                Place::Memory(_) | Place::End => unreachable!("returned above"),
+                Place::Memory(_) | Place::End | Place::Damaged(..) => {
+                    unreachable!("returned above")
+                }
                 Place::Open { base, end } => match self.read_open(base, end, &bounds).await {
                     Ok(Some(plan)) => return Ok(plan.cold(started)),
                     _ if self.was_sealed(base) => {}
                     Ok(None) => from = self.offset_behind_open(from),
                     Err(error) => return Err(error),
                 },
-                Place::Sealed(segment) => match self.read_sealed(&segment, &bounds).await {
-                    Ok(Some(plan)) => return Ok(plan.cold(started)),
-                    Ok(None) => {
-                        let (end, next) = (segment.size_bytes, segment.next_offset);
-                        self.check_no_hole(segment.base_offset, end, from, next)?;
-                        from = next;
+                Place::Sealed(segment, part) => {
+                    match self.read_sealed(&segment, &part, &bounds).await {
+                        Ok(Some(plan)) => return Ok(plan.cold(started)),
+                        Ok(None) => {
+                            let (end, next) = (part.end, part.next_offset);
+                            self.check_no_hole(segment.base_offset, end, from, next)?;
+                            from = next;
+                        }
+                        Err(error) => {
+                            self.check_range(start)?; // retention may have taken it meanwhile
+                            return Err(error);
+                        }
                     }
-                    Err(error) => {
-                        self.check_range(start)?; // retention may have taken it meanwhile
-                        return Err(error);
-                    }
-                },
+                }
             }
         }
     }
@@ -206,7 +218,10 @@ impl Log {
             return Place::Memory(plan);
         }
         if let Some(segment) = state.sealed.floor(bounds.from) {
-            return Place::Sealed(segment);
+            return match state.sealed.sound_part(&segment, bounds.from) {
+                Ok(part) => Place::Sealed(segment, part),
+                Err(stretch) => Place::Damaged(segment.base_offset, stretch),
+            };
         }
         Place::Open {
             base: state.oldest_open().base,
@@ -283,26 +298,28 @@ impl Log {
         Ok(Some(plan))
     }
 
-    /// Plans a range of a sealed segment; none when it has nothing at or above the offset.
+    /// Plans a range of the part of a sealed segment; none when that has nothing at or above the
+    /// offset.
     async fn read_sealed(
         &self,
         segment: &SealedSegment,
+        part: &SoundPart,
         bounds: &Bounds,
     ) -> Result<Option<ReadPlan>, Error> {
         let (file, indexes) = self.sealed_segment(segment).await?;
         let source = SegmentFile::Shared(file.clone());
         let base = segment.base_offset;
-        let near = indexes.offsets.floor(base, bounds.from);
-        let first = find(&source, near, segment.size_bytes, bounds.from).await?;
+        let near = indexes.offsets.floor(base, bounds.from).max(part.start);
+        let first = find(&source, near, part.end, bounds.from).await?;
         let Some(first) = first else { return Ok(None) };
         self.check_no_hole(base, first.position, bounds.from, first.header.base_offset)?;
         let Some(mut stretch) = bounds.start(&first) else {
             return Ok(Some(ReadPlan::default()));
         };
         // jump to the last indexed boundary within both limits, then walk on from there
-        if bounds.upper_bound >= segment.next_offset {
-            if segment.size_bytes <= stretch.limit {
-                stretch.end = segment.size_bytes;
+        if bounds.upper_bound >= part.next_offset {
+            if part.end <= stretch.limit {
+                stretch.end = part.end;
             } else if let Some(boundary) = indexes.offsets.boundary_at_or_below(stretch.limit) {
                 stretch.end = stretch.end.max(boundary);
             }
@@ -315,7 +332,7 @@ impl Log {
                 stretch.end = stretch.end.max(boundary);
             }
         }
-        let mut scan = Scan::new(source, stretch.end, segment.size_bytes, CHUNK_BYTES_SMALL);
+        let mut scan = Scan::new(source, stretch.end, part.end, CHUNK_BYTES_SMALL);
         while stretch.end < stretch.limit
             && let Some(next) = scan.next().await?
         {

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use super::indexer::MaxTimestamp;
-use crate::model::offset::Offset;
+use super::verify::DamagedStretch;
+use crate::model::offset::{FilePosition, Offset};
 
 /// A segment that gets no more bytes: exact length, read-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +23,23 @@ pub struct SealedSegment {
     pub max_timestamp: Option<MaxTimestamp>,
 }
 
+/// Batches of a sealed segment between two stretches of damage: all of it, as a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoundPart {
+    /// Where it begins in the file.
+    pub start: FilePosition,
+    /// Where it ends, exclusive.
+    pub end: FilePosition,
+    /// Exclusive end.
+    pub next_offset: Offset,
+}
+
 /// All sealed segments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Segments {
     by_base: BTreeMap<Offset, SealedSegment>,
+    /// What is known to be damaged in them, in file order, by base offset.
+    damaged: BTreeMap<Offset, Vec<DamagedStretch>>,
 }
 
 impl Segments {
@@ -62,25 +76,69 @@ impl Segments {
         }
     }
 
+    /// Notes what is damaged in a segment; what was known before.
+    pub fn set_damaged(&mut self, base: Offset, found: Vec<DamagedStretch>) -> Vec<DamagedStretch> {
+        let before = self.damaged.remove(&base).unwrap_or_default();
+        if !found.is_empty() && self.by_base.contains_key(&base) {
+            self.damaged.insert(base, found);
+        }
+        before
+    }
+
+    /// Whether any segment is known to be damaged.
+    pub fn is_damaged(&self) -> bool {
+        !self.damaged.is_empty()
+    }
+
+    /// The part of a segment in which `offset` lies; or the damage there.
+    pub fn sound_part(
+        &self,
+        segment: &SealedSegment,
+        offset: Offset,
+    ) -> Result<SoundPart, DamagedStretch> {
+        let mut part = SoundPart {
+            start: 0,
+            end: segment.size_bytes,
+            next_offset: segment.next_offset,
+        };
+        for stretch in self.damaged.get(&segment.base_offset).into_iter().flatten() {
+            if offset < stretch.from {
+                part.end = stretch.position;
+                part.next_offset = stretch.from;
+                break;
+            }
+            if offset < stretch.next {
+                return Err(*stretch);
+            }
+            part.start = stretch.end;
+        }
+        Ok(part)
+    }
+
     /// Takes out the segments that lie wholly below `log_start`, oldest first.
     pub fn retire_below(&mut self, log_start: Offset) -> Vec<SealedSegment> {
         let mut retired = Vec::new();
         while let Some(entry) = self.by_base.first_entry()
             && entry.get().next_offset <= log_start
         {
-            retired.push(entry.remove());
+            let segment = entry.remove();
+            self.damaged.remove(&segment.base_offset);
+            retired.push(segment);
         }
         retired
     }
 
     /// Takes out the segments that start at or above `base`, oldest first.
     pub fn split_off(&mut self, base: Offset) -> Vec<SealedSegment> {
+        self.damaged.split_off(&base);
         self.by_base.split_off(&base).into_values().collect()
     }
 
     /// Takes out the last segment: it becomes the active one again.
     pub fn pop(&mut self) -> Option<SealedSegment> {
-        self.by_base.pop_last().map(|(_, segment)| segment)
+        let (base, segment) = self.by_base.pop_last()?;
+        self.damaged.remove(&base);
+        Some(segment)
     }
 
     /// The newest one.

@@ -117,6 +117,11 @@ impl TimeIndex {
         self.entries.last().copied()
     }
 
+    /// One entry, by its number from 0.
+    pub fn get(&self, number: usize) -> Option<TimeEntry> {
+        self.entries.get(number).copied()
+    }
+
     /// Number of entries.
     pub fn count(&self) -> usize {
         self.entries.len()

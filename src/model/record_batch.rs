@@ -28,7 +28,7 @@ use super::offset::Offset;
 /// The magic of every batch that this broker stores.
 pub const MAGIC: i8 = 2;
 /// Where the bytes that the CRC covers begin.
-const CRC_START: usize = 21;
+pub const CRC_START_BYTES: usize = 21;
 const CODEC_MASK: i16 = 0x07;
 const LOG_APPEND_TIME_BIT: i16 = 0x08;
 const TRANSACTIONAL_BIT: i16 = 0x10;
@@ -317,7 +317,7 @@ pub const fn next_sequence(last_sequence: i32) -> i32 {
 
 /// CRC-32C of what the header's CRC covers. Of bytes too short for a header: that of nothing.
 pub fn compute_crc(batch: &[u8]) -> u32 {
-    crc32c::crc32c(batch.get(CRC_START..).unwrap_or_default())
+    crc32c::crc32c(batch.get(CRC_START_BYTES..).unwrap_or_default())
 }
 
 /// Whether the bytes of one whole batch are those that were sent.

@@ -3,6 +3,7 @@
 //! Plain values that cross the mesh. Kafka's shapes and special numbers (ListOffsets, KIP-74,
 //! KIP-320, KIP-595) are named at each field.
 
+use crate::log::error as log;
 use crate::log::read::ReadPlan;
 use crate::model::ids::TopicPartition;
 use crate::model::offset::Offset;
@@ -111,18 +112,21 @@ const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
 impl Partition {
     /// Reads batches for a fetch: whole ones, the first may begin below the offset asked for.
+    ///
+    /// Damage is told as such, and not as an offline partition: clients repeat that for ever, and
+    /// the partition does serve what is around the damage.
     pub async fn read(&self, part: &FetchPart) -> Result<Fetched, Error> {
         let available = self.available(part)?;
+        let (start, end) = (part.fetch_offset, available.high_watermark);
         let plan = self
             .log()
-            .read(
-                part.fetch_offset,
-                part.size_bytes_max,
-                available.high_watermark,
-                part.must_progress,
-            )
-            .await?;
-        Ok(Fetched { available, plan })
+            .read(start, part.size_bytes_max, end, part.must_progress)
+            .await;
+        match plan {
+            Ok(plan) => Ok(Fetched { available, plan }),
+            Err(error @ log::Error::Corrupt { .. }) => Err(Error::CorruptBatch(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// ListOffsets for one partition.

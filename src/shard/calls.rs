@@ -108,6 +108,15 @@ pub enum ControlReply {
     ProducerIds(Result<i64, Refusal>),
 }
 
+/// How many partitions are not served, or not all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unserved {
+    /// Not at all.
+    pub offline: usize,
+    /// But for the damaged stretches of a sealed segment.
+    pub damaged: usize,
+}
+
 /// A call from one shard to another.
 #[derive(Debug)]
 pub enum ShardCall {
@@ -197,6 +206,6 @@ pub enum ShardReply {
     Metrics(Box<ShardSnapshot>),
     /// Whether the connection was counted.
     IsEntered(bool),
-    /// Of the storage, if there is one.
-    Health(Option<String>, usize),
+    /// Of the storage, if there is one; and partitions at home there.
+    Health(Option<String>, Unserved),
 }

@@ -28,7 +28,7 @@ use crate::shard::calls::ShardCall;
 use crate::shard::mesh::Link;
 use crate::shard::recovery::SPARE_DIR;
 use crate::shard::shard::{Parts, Process, Shard};
-use crate::shard::{appends, background, observe, partitions, serve, storage};
+use crate::shard::{appends, background, observe, partitions, scrub, serve, storage};
 use crate::telemetry::metrics;
 
 /// No message takes more of the journal's ring than this part.
@@ -151,6 +151,11 @@ impl Shard {
             Lane::Background,
             "observe",
             observe::run(self.clone()),
+        ));
+        others.push(rt::spawn(
+            Lane::Background,
+            "scrub",
+            scrub::scrub(self.clone()),
         ));
         self.start_groups();
         let completer = rt::spawn(Lane::Commit, "completions", appends::complete(self.clone()));

@@ -12,6 +12,7 @@
 //! - [`partitions`]: which partitions are at home here, kept in step with the metadata image.
 //! - [`control`]: the controller's turn on shard 0.   - [`groups`]: the coordinator's log.
 //! - [`background`]: destaging, checkpoints, retention.   - [`budget`]: memory of requests.
+//! - `scrub`: looks for damage in sealed segments.
 //! - `addresses`: connections of each client address.
 
 pub(crate) mod addresses;
@@ -30,6 +31,7 @@ pub mod reads;
 pub mod recovery;
 pub mod reserve;
 pub mod routing;
+mod scrub;
 pub(crate) mod serve;
 #[expect(
     clippy::module_inception,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::model::ids::TopicPartition;
 use crate::partition::reads::OffsetQuestion;
 use crate::rt::{self, executor};
-use crate::shard::calls::{ShardCall, ShardReply};
+use crate::shard::calls::{ShardCall, ShardReply, Unserved};
 use crate::shard::shard::Shard;
 use crate::telemetry::exposition::{self, BrokerFacts};
 use crate::telemetry::metrics::{ConsumerLag, ShardSnapshot};
@@ -67,8 +67,8 @@ async fn consumer_lags(shard: &Rc<Shard>) -> Vec<ConsumerLag> {
 pub struct Health {
     /// Why it does not, a line for each shard that complains.
     pub complaints: Vec<String>,
-    /// Partitions that are not served; all others are.
-    pub offline_partitions: usize,
+    /// Partitions that are not served, or not whole; all others are.
+    pub unserved: Unserved,
 }
 
 impl Shard {
@@ -95,6 +95,8 @@ impl Shard {
         metrics.set(Gauge::DiskFull, u64::from(self.storage.is_full()));
         let offline = self.partitions.offline_count();
         metrics.set(Gauge::OfflinePartitions, count(offline));
+        let damaged = self.partitions.damaged_count();
+        metrics.set(Gauge::DamagedPartitions, count(damaged));
         let stalls = executor::stalls();
         metrics.set_counter(Counter::LoopStalls, stalls.stalls);
         metrics.set_counter(Counter::LoopStallMicros, micros(stalls.stalled));
@@ -159,24 +161,29 @@ impl Shard {
     pub async fn health(self: &Rc<Self>) -> Health {
         let mut health = Health::default();
         for id in self.shard_ids() {
-            let (complaint, offline) = if id == self.id() {
+            let (complaint, unserved) = if id == self.id() {
                 self.health_here()
             } else {
                 match self.call(id, ShardCall::Health).await {
-                    Some(ShardReply::Health(complaint, offline)) => (complaint, offline),
-                    _ => (Some("does not answer".to_owned()), 0),
+                    Some(ShardReply::Health(complaint, unserved)) => (complaint, unserved),
+                    _ => (Some("does not answer".to_owned()), Unserved::default()),
                 }
             };
-            health.offline_partitions += offline;
+            health.unserved.offline += unserved.offline;
+            health.unserved.damaged += unserved.damaged;
             let complaint = complaint.map(|complaint| format!("shard {id}: {complaint}"));
             health.complaints.extend(complaint);
         }
         health
     }
 
-    /// Why this shard cannot write, if it cannot, and how many of its partitions are offline.
-    pub(crate) fn health_here(&self) -> (Option<String>, usize) {
-        (self.storage.complaint(), self.partitions.offline_count())
+    /// Why this shard cannot write, if it cannot, and how many of its partitions are not served.
+    pub(crate) fn health_here(&self) -> (Option<String>, Unserved) {
+        let unserved = Unserved {
+            offline: self.partitions.offline_count(),
+            damaged: self.partitions.damaged_count(),
+        };
+        (self.storage.complaint(), unserved)
     }
 
     /// Bytes of the data directory's file system: all, free.

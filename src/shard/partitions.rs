@@ -83,6 +83,12 @@ impl Partitions {
         failed + self.offline.borrow().len()
     }
 
+    /// How many have damage in a sealed segment, and are served but for that.
+    pub(crate) fn damaged_count(&self) -> usize {
+        let partitions = self.by_id.borrow();
+        partitions.values().filter(|p| p.log().is_damaged()).count()
+    }
+
     pub(crate) fn by_owner(&self, owner: Owner) -> Option<Rc<Partition>> {
         self.by_owner.borrow().get(&owner).cloned()
     }

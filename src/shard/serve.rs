@@ -114,8 +114,8 @@ async fn carry_out(shard: &Rc<Shard>, asker: ShardId, call: ShardCall) -> ShardR
         ShardCall::Group(request) => ShardReply::Group(shard.group_here(request).await),
         ShardCall::Metrics => ShardReply::Metrics(Box::new(shard.metrics_here())),
         ShardCall::Health => {
-            let (complaint, offline) = shard.health_here();
-            ShardReply::Health(complaint, offline)
+            let (complaint, unserved) = shard.health_here();
+            ShardReply::Health(complaint, unserved)
         }
         ShardCall::Storage(trouble) => {
             shard.storage.hear(trouble);

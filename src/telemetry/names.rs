@@ -63,6 +63,10 @@ metrics! {
         SegmentsRolled, "segments_rolled", "Segments sealed";
         SegmentsReused, "segments_reused", "Segments that took the blocks of a deleted one";
         SegmentsDeleted, "segments_deleted", "Segments deleted by retention or DeleteRecords";
+        ScrubbedBytes, "scrubbed_bytes", "Bytes of sealed segments read to look for damage";
+        ScrubbedSegments, "scrubbed_segments", "Sealed segments looked through for damage";
+        ScrubDamages, "scrub_damage_found",
+            "Damaged stretches of sealed segments found, in every pass anew";
         Rebalances, "group_rebalances", "Rebalances of consumer groups completed";
         LoopStalls, "loop_stalls", "Times that one task held the shard's loop for 50 ms or more";
         LoopStallMicros, "loop_stall_microseconds",
@@ -89,6 +93,8 @@ metrics! {
             "Bytes of deleted segments that are not given back to the file system yet";
         DiskFull, "disk_full", "1 while appends are refused because the disk is full";
         OfflinePartitions, "offline_partitions", "Partitions offline after an error";
+        DamagedPartitions, "damaged_partitions",
+            "Partitions with damage in a sealed segment, served but for that";
         LoopLongestMicros, "loop_longest_hold_microseconds",
             "Longest time that one task held the shard's loop";
     }

@@ -1,0 +1,251 @@
+//! Damage in sealed segments on the simulated disk: the scrub finds it, reads pass around it.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::context::{ContextLimits, LogContext};
+use super::error::{Damage, Error};
+use super::file_names::{FileKind, file_name};
+use super::log::{Log, NewBatch};
+use super::settings::LogSettings;
+use super::verify::DamagedStretch;
+use crate::journal::journal::Position;
+use crate::model::batch_builder::BatchBuilder;
+use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
+use crate::model::offset::Offset;
+use crate::model::record_batch::{check_crc, iter_batches};
+use crate::rt::fs;
+use crate::rt::sim::{Sim, SimDisk};
+
+const DIR: &str = "/data/topics/orders-0";
+const CHUNK_BYTES: usize = 4096;
+/// Of how many bytes one is flipped. A prime: it meets every field in time.
+const SAMPLE: usize = 29;
+
+async fn open() -> Rc<Log> {
+    let id = TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0));
+    let settings = LogSettings {
+        segment_bytes: 20_000,
+        index_interval_bytes: 1024,
+        ..LogSettings::default()
+    };
+    let context = LogContext::new(ContextLimits {
+        tail_bytes: 0,
+        ..ContextLimits::default()
+    });
+    Log::open(&context, DIR, id, settings).await.unwrap()
+}
+
+/// Batches of three records in two epochs: several sealed segments and an open one.
+async fn filled() -> Rc<Log> {
+    let log = open().await;
+    for number in 0..100 {
+        if log.prepare().await.unwrap().is_some() {
+            log.on_enqueued(Position(0));
+        }
+        let mut builder = BatchBuilder::new();
+        for record in 0..3 {
+            builder.push(1_000_000 + number * 3 + record, None, Some(&[b'v'; 200]));
+        }
+        let batch = NewBatch::own(BytesMut::from(&builder.build()[..])).unwrap();
+        let epoch = LeaderEpoch(if number < 40 { 2 } else { 5 });
+        let appended = log.append(batch, epoch, 1000).unwrap();
+        log.on_enqueued(Position(number.unsigned_abs()));
+        log.on_durable(appended.next_offset);
+        log.advance_high_watermark(appended.next_offset);
+    }
+    log.destage().await.unwrap();
+    assert!(log.sealed_count() > 2, "{}", log.sealed_count());
+    log
+}
+
+async fn go_on(_: u64) -> bool {
+    true
+}
+
+async fn scrub(log: &Log) -> Vec<DamagedStretch> {
+    let mut damaged = Vec::new();
+    for base in log.sealed_bases() {
+        let scrubbed = log.scrub(base, CHUNK_BYTES, &go_on).await.unwrap();
+        damaged.extend(scrubbed.expect("nothing is deleted").damaged);
+    }
+    damaged
+}
+
+fn path(base: Offset, kind: FileKind) -> PathBuf {
+    PathBuf::from(DIR).join(file_name(base, kind))
+}
+
+/// Reads to the end as a consumer does that passes over what it is refused. Offsets that came.
+async fn read(log: &Log) -> Vec<i64> {
+    let (mut offsets, mut next) = (Vec::new(), log.offsets().log_start);
+    while next < log.offsets().high_watermark {
+        let plan = match log.read(next, 3000, Offset::MAX, true).await {
+            Ok(plan) => plan,
+            Err(Error::Corrupt { .. }) => {
+                next = next.next();
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let bytes = plan.into_bytes().await.unwrap();
+        for batch in iter_batches(&bytes) {
+            let (header, batch) = batch.unwrap();
+            assert!(check_crc(batch), "a damaged batch is served");
+            offsets.extend(header.base_offset.get()..header.next_offset().get());
+            next = header.next_offset();
+        }
+    }
+    offsets
+}
+
+fn life<T>(disk: &SimDisk, test: impl AsyncFnOnce() -> T) -> T {
+    Sim::with_disk(1, disk.clone()).run(test())
+}
+
+#[test]
+fn every_flipped_byte_of_a_sealed_segment_is_found_and_only_its_batch_is_not_served() {
+    let disk = SimDisk::new(1);
+    let base = life(&disk, async || {
+        let log = filled().await;
+        assert_eq!(scrub(&log).await, []);
+        log.close().await.unwrap();
+        log.sealed_bases()[1]
+    });
+    let whole = disk.peek(path(base, FileKind::Log)).unwrap();
+    for at in (0..whole.len()).filter(|at| *at % SAMPLE == 0 || *at < 2 * 61) {
+        let disk = disk.copy();
+        let byte = whole[at] ^ (1 << (at % 8));
+        let position = u64::try_from(at).unwrap();
+        disk.poke(path(base, FileKind::Log), position, &[byte])
+            .unwrap();
+        life(&disk, async || {
+            let log = open().await;
+            let damaged = scrub(&log).await;
+            let [one] = &damaged[..] else {
+                panic!("byte {at}: {damaged:?}")
+            };
+            assert!(
+                (one.position..one.end).contains(&position),
+                "byte {at}: {one:?}"
+            );
+            assert!(log.is_damaged());
+            let missing = i64::try_from(300 - read(&log).await.len()).unwrap();
+            assert_eq!(missing, one.next.distance_from(one.from), "byte {at}");
+            let is_length = (8..12).contains(&(batch_position(&whole, at)));
+            assert!(missing == 3 || is_length, "byte {at}: {missing} records");
+        });
+    }
+}
+
+/// Place of a byte within its batch.
+fn batch_position(segment: &[u8], at: usize) -> usize {
+    let mut from = 0;
+    for batch in iter_batches(segment) {
+        let len = batch.unwrap().1.len();
+        if at < from + len {
+            break;
+        }
+        from += len;
+    }
+    at - from
+}
+
+#[test]
+fn a_segment_that_is_cut_gone_or_has_holes_is_found() {
+    Sim::new(1).run(async {
+        let log = filled().await;
+        let base = log.sealed_bases()[1];
+        let next = log.sealed_bases()[2];
+        let path = path(base, FileKind::Log);
+        let whole = fs::read(&path).await.unwrap();
+        let batch_bytes = iter_batches(&whole).next().unwrap().unwrap().1.len();
+        fs::write_atomic(&path, &whole[..whole.len() - 10])
+            .await
+            .unwrap();
+        let cut = scrub(&log).await;
+        assert!(matches!(
+            cut[..],
+            [DamagedStretch {
+                damage: Damage::Short { missing: 10 },
+                ..
+            }]
+        ));
+        let spliced = [&whole[..batch_bytes], &whole[2 * batch_bytes..]].concat();
+        fs::write_atomic(&path, spliced).await.unwrap();
+        let holed = scrub(&log).await;
+        assert!(
+            matches!(holed[0].damage, Damage::MissingRecords { .. }),
+            "{holed:?}"
+        );
+        fs::remove_file(&path).await.unwrap();
+        let gone = scrub(&log).await;
+        assert_eq!((gone[0].from, gone[0].next), (base, next));
+        assert_eq!(gone.len(), 1);
+        fs::write_atomic(&path, whole).await.unwrap();
+        assert_eq!(scrub(&log).await, []);
+        assert!(!log.is_damaged());
+        assert_eq!(read(&log).await.len(), 300, "a restored file is read again");
+    });
+}
+
+#[test]
+fn an_index_that_does_not_fit_is_derived_again() {
+    Sim::new(1).run(async {
+        let log = filled().await;
+        let base = log.sealed_bases()[1];
+        for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
+            let path = path(base, kind);
+            let whole = fs::read(&path).await.unwrap();
+            for at in 0..whole.len() {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1;
+                fs::write_atomic(&path, flipped).await.unwrap();
+                assert_eq!(scrub(&log).await, []);
+                assert_eq!(fs::read(&path).await.unwrap(), whole, "{kind:?} byte {at}");
+            }
+            fs::remove_file(&path).await.unwrap();
+            assert_eq!(scrub(&log).await, []);
+            assert_eq!(fs::read(&path).await.unwrap(), whole, "{kind:?}");
+        }
+    });
+}
+
+#[test]
+fn a_segment_deleted_meanwhile_is_left_and_its_damage_forgotten() {
+    Sim::new(1).run(async {
+        let log = filled().await;
+        let [base, next, ..] = log.sealed_bases()[..] else {
+            panic!("sealed segments")
+        };
+        let path = path(base, FileKind::Log);
+        fs::remove_file(&path).await.unwrap();
+        assert!(!scrub(&log).await.is_empty() && log.is_damaged());
+        log.advance_log_start(next);
+        assert!(!log.is_damaged());
+        log.delete_retired().await.unwrap();
+        assert!(
+            log.scrub(base, CHUNK_BYTES, &go_on)
+                .await
+                .unwrap()
+                .is_none()
+        );
+        let after = log.sealed_bases()[1];
+        let chunks = std::cell::Cell::new(0);
+        let delete = async |_| {
+            chunks.set(chunks.get() + 1);
+            log.advance_log_start(after);
+            log.delete_retired().await.unwrap();
+            true
+        };
+        assert!(
+            log.scrub(next, CHUNK_BYTES, &delete)
+                .await
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(chunks.get(), 1, "nothing is read behind the deletion");
+    });
+}
