@@ -10,6 +10,7 @@
 //! as plain Kafka directories -> checkpoint -> exit.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -159,7 +160,10 @@ fn examine(config: &BrokerConfig, open_files: Limits) -> Result<ShardSettings, S
         return Err(StartError::Volatile(config.data_dir.display().to_string()));
     }
     machine::probe_direct_io(&config.data_dir)?;
-    let settings = sizing::resolve(config, &facts(config).map_err(io("machine"))?)?;
+    let settings = sizing::resolve(
+        config,
+        &facts(config, &config.data_dir).map_err(io("machine"))?,
+    )?;
     let shards = u64::from(shard_count(&settings));
     if let Some(limit) = machine::check_open_files(open_files, shards)? {
         tracing::warn!(
@@ -190,8 +194,8 @@ fn warn_of(config: &BrokerConfig) {
     }
 }
 
-/// What the machine offers a broker with these settings.
-pub(crate) fn facts(config: &BrokerConfig) -> std::io::Result<MachineFacts> {
+/// What the machine offers a broker with these settings; `disk` is on the file system of its data.
+pub(crate) fn facts(config: &BrokerConfig, disk: &Path) -> std::io::Result<MachineFacts> {
     let quota = machine::cgroup_cpu_quota().map(|cores| {
         #[expect(
             clippy::cast_possible_truncation,
@@ -205,7 +209,7 @@ pub(crate) fn facts(config: &BrokerConfig) -> std::io::Result<MachineFacts> {
         cores: machine::allowed_cores()?,
         cpu_quota_millis: quota,
         memory_available_bytes: machine::available_memory()?,
-        disk_free_bytes: machine::free_disk(&config.data_dir)?,
+        disk_free_bytes: machine::free_disk(disk)?,
         journal_present_bytes: machine::directory_size(
             &config.data_dir.join(recovery::JOURNAL_DIR),
         ),

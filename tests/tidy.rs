@@ -89,6 +89,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "log",
             "client",
             "broker",
+            "shard::check",
         ],
     ),
     (

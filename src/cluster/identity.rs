@@ -128,7 +128,8 @@ impl Identity {
         Ok(Some(identity))
     }
 
-    fn decode(bytes: &[u8], path: &Path) -> Result<Self, Error> {
+    /// Reads the file's bytes; `path` is for what is wrong with them.
+    pub fn decode(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let damaged = || Error::Damaged {
             path: path.to_owned(),
         };

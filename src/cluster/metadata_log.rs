@@ -81,12 +81,7 @@ impl MetadataLog {
     /// `has_run` with it.
     pub async fn open(directory: &Path, has_run: bool) -> Result<(Self, Image), Error> {
         rt::fs::create_dir_all(directory).await?;
-        let mut numbers: Vec<u64> = rt::fs::read_dir(directory)
-            .await?
-            .iter()
-            .filter_map(|entry| entry.name.to_str()?.strip_suffix(".log")?.parse().ok())
-            .collect();
-        numbers.sort_unstable();
+        let mut numbers = numbers_in(directory).await?;
         let Some(number) = numbers.pop() else {
             if has_run {
                 let directory = directory.to_owned();
@@ -215,6 +210,26 @@ async fn open_for_append(path: &Path) -> std::io::Result<File> {
         },
     )
     .await
+}
+
+/// Numbers of the files in `directory`, in order; the last one counts.
+async fn numbers_in(directory: &Path) -> std::io::Result<Vec<u64>> {
+    let entries = rt::fs::read_dir(directory).await?;
+    let mut numbers: Vec<u64> = entries
+        .iter()
+        .filter_map(|entry| entry.name.to_str()?.strip_suffix(".log")?.parse().ok())
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The file that counts, if there is any.
+pub async fn newest(directory: &Path) -> std::io::Result<Option<PathBuf>> {
+    match numbers_in(directory).await {
+        Ok(numbers) => Ok(numbers.last().map(|number| file_path(directory, *number))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn file_path(directory: &Path, number: u64) -> PathBuf {

@@ -39,7 +39,7 @@ pub enum Command {
     Consume(ConsumeArguments),
     /// Print a file of a data directory, with verdicts on its checksums
     Dump(DumpArguments),
-    /// Look at the machine: what a broker would run on, and what to change
+    /// Look at the machine and what to change there; or at all of a data directory for damage
     Check(CheckArguments),
     /// List the partitions that wait for a decision about damage; give up what is damaged
     Repair(RepairArguments),
@@ -425,6 +425,28 @@ pub struct DumpArguments {
     pub json: bool,
 }
 
+/// `corelog check`.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Instead of the machine: read everything in the data directory of a broker that does not
+    /// run; exit code 1 when something is wrong
+    #[arg(long)]
+    pub data: bool,
+    /// Where the data is, or will be; the disk below it is measured for four seconds [default:
+    /// ./data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Settings file (TOML) of the broker, also `CORELOG_CONFIG`
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Change of the machine what may be changed without a risk, until the next boot (as root)
+    #[arg(long, conflicts_with = "data")]
+    pub fix: bool,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `corelog repair`.
 #[derive(Debug, Args)]
 pub struct RepairArguments {
@@ -435,20 +457,6 @@ pub struct RepairArguments {
     /// given several times; `all` stands for every partition that is listed
     #[arg(long, value_name = "TOPIC-PARTITION|all")]
     pub accept_loss: Vec<String>,
-    /// One JSON document
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `corelog check`.
-#[derive(Debug, Args)]
-pub struct CheckArguments {
-    /// Where the data is, or will be: the disk below it is measured for four seconds
-    #[arg(long, value_name = "DIR", default_value = "./data")]
-    pub data_dir: PathBuf,
-    /// Change what may be changed without a risk, until the next boot (as root)
-    #[arg(long)]
-    pub fix: bool,
     /// One JSON document
     #[arg(long)]
     pub json: bool,

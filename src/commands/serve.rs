@@ -13,6 +13,12 @@ use crate::config::layers::{Settings, Source};
 
 /// Runs the broker until it is told to stop.
 pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
+    let config = configuration(arguments)?;
+    broker::run(config).map_err(|error| Failure::Failed(error.to_string()))
+}
+
+/// The settings of file, environment and flags together.
+pub(super) fn configuration(arguments: &ServeArguments) -> Result<BrokerConfig, Failure> {
     let path = arguments
         .config
         .clone()
@@ -20,8 +26,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let file = path.map(read_file).transpose()?;
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let config = gather(arguments, file, environment)?;
-    broker::run(config).map_err(|error| Failure::Failed(error.to_string()))
+    gather(arguments, file, environment)
 }
 
 fn read_file(path: PathBuf) -> Result<(String, String), Failure> {

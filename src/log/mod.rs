@@ -20,8 +20,10 @@
 //! [sealed-closed] a segment is closed for writing before anybody reads it through the page cache.
 //!
 //! Reading order: the pure parts (`offset_index`, `time_index`, `producer_state`, `leader_epochs`),
-//! then `tail`, `log`, `destage`, `read`, `recovery`; `verify` and `scrub` look for damage.
+//! then `tail`, `log`, `destage`, `read`, `recovery`; `verify`, `scrub`,
+//! `check` look for damage.
 
+pub mod check;
 pub mod checkpoint;
 pub mod context;
 pub mod delete;

@@ -68,6 +68,21 @@ pub(super) async fn list(data_dir: &Path) -> io::Result<BTreeSet<TopicPartition>
     Ok(found)
 }
 
+/// The files that are there; changes nothing.
+pub(super) async fn files(data_dir: &Path) -> io::Result<BTreeMap<TopicPartition, PathBuf>> {
+    let root = data_dir.join(HELD_DIR);
+    let entries = match fs::read_dir(&root).await {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error),
+    };
+    let named = entries.iter().filter_map(|entry| {
+        let id = parse_file_name(&entry.name.to_string_lossy())?;
+        Some((id, root.join(&entry.name)))
+    });
+    Ok(named.collect())
+}
+
 /// Hands what is kept of a partition to `recovery`. Returns the file's head, if it can be read: a
 /// file that cannot be keeps its partition offline.
 pub(super) async fn replay(

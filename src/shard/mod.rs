@@ -12,7 +12,7 @@
 //! - [`partitions`]: which partitions are at home here, kept in step with the metadata image.
 //! - [`control`]: the controller's turn on shard 0.   - [`groups`]: the coordinator's log.
 //! - [`background`]: destaging, checkpoints, retention.   - [`budget`]: memory of requests.
-//! - `scrub`: looks for damage in sealed segments.
+//! - `scrub`: looks for damage in sealed segments.   - [`check`]: all of a stopped directory.
 //! - `addresses`: connections of each client address.
 
 pub(crate) mod addresses;
@@ -20,6 +20,7 @@ pub mod appends;
 pub mod background;
 pub mod budget;
 pub mod calls;
+pub mod check;
 pub mod control;
 pub mod groups;
 pub mod held;

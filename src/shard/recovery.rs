@@ -274,7 +274,7 @@ async fn tidy_spares(data_dir: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// `orders-7` is partition 7 of `orders`.
-fn split_name(name: &str) -> Option<(&str, i32)> {
+pub(super) fn split_name(name: &str) -> Option<(&str, i32)> {
     let (topic, partition) = name.rsplit_once('-')?;
     let partition: i32 = partition.parse().ok().filter(|p| *p >= 0)?;
     topic_name::check_topic_name(topic).ok()?;
@@ -282,7 +282,7 @@ fn split_name(name: &str) -> Option<(&str, i32)> {
 }
 
 /// The topic that a `partition.metadata` names.
-fn topic_id(text: &[u8]) -> Option<TopicId> {
+pub(super) fn topic_id(text: &[u8]) -> Option<TopicId> {
     let text = std::str::from_utf8(text).ok()?;
     partition_metadata::decode(text).ok()
 }
@@ -547,13 +547,13 @@ fn limits(settings: &ShardSettings, shard_count: u16) -> RecoveryLimits {
     }
 }
 
-fn name_of(image: &Image, id: TopicPartition) -> String {
+pub(super) fn name_of(image: &Image, id: TopicPartition) -> String {
     let topic: Option<&Arc<Topic>> = image.topic_by_id(id.topic);
     let name = topic.map_or_else(|| id.topic.to_string(), |topic| topic.name.to_string());
     format!("{name}-{}", id.partition.0)
 }
 
-fn shard_dir(root: &Path, index: u16) -> PathBuf {
+pub(super) fn shard_dir(root: &Path, index: u16) -> PathBuf {
     root.join(format!("shard-{index:03}"))
 }
 

@@ -14,14 +14,13 @@ use super::super::run::Failure;
 use super::verdicts::{self, Finding, Fix, Verdict};
 use crate::broker;
 use crate::config::BrokerConfig;
-use crate::config::layers::{Settings, Source};
 use crate::config::machine as sizing;
 use crate::rt::{machine, survey};
 
 /// Prints what was found, one line a subject; fails where no broker would start.
-pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
-    let dir = existing(&arguments.data_dir)?;
-    let found = look(&dir)?;
+pub(super) fn run(config: &BrokerConfig, arguments: &CheckArguments) -> Result<(), Failure> {
+    let dir = existing(&config.data_dir)?;
+    let found = look(&dir, config)?;
     let subjects = found.len();
     let rows: Vec<(Finding, Vec<Outcome>)> = found
         .into_iter()
@@ -79,7 +78,7 @@ fn existing(data_dir: &Path) -> Result<PathBuf, Failure> {
     })
 }
 
-fn look(dir: &Path) -> Result<Vec<Finding>, Failure> {
+fn look(dir: &Path, config: &BrokerConfig) -> Result<Vec<Finding>, Failure> {
     let probed = machine::probe_io_uring();
     let (kernel, features) = (survey::kernel_release(), survey::io_uring_features());
     let mut found = vec![verdicts::io_uring(
@@ -100,9 +99,8 @@ fn look(dir: &Path) -> Result<Vec<Finding>, Failure> {
     found.extend(disk.as_ref().and_then(verdicts::write_cache));
     found.push(verdicts::locked_memory(machine::memlock_limits()?));
     found.push(verdicts::open_files(machine::nofile_limits()?));
-    let config = config_of(dir)?;
-    let facts = broker::facts(&config)?;
-    found.push(verdicts::sizes(&sizing::resolve(&config, &facts)));
+    let facts = broker::facts(config, dir)?;
+    found.push(verdicts::sizes(&sizing::resolve(config, &facts)));
     let siblings: Vec<String> = facts
         .cores
         .iter()
@@ -119,17 +117,6 @@ fn look(dir: &Path) -> Result<Vec<Finding>, Failure> {
     let by_core = survey::device_interrupts().unwrap_or_default();
     found.extend(verdicts::interrupts(&by_core));
     Ok(found)
-}
-
-/// The default settings, on this directory.
-fn config_of(dir: &Path) -> Result<BrokerConfig, Failure> {
-    let refused = |error: crate::config::Error| Failure::Failed(error.to_string());
-    let mut settings = Settings::default();
-    let text = dir.display().to_string();
-    settings
-        .set("data.dir", &text, Source::Flag, "--data-dir")
-        .map_err(refused)?;
-    BrokerConfig::new(settings).map_err(refused)
 }
 
 /// What became of a fix.

@@ -1,9 +1,12 @@
-//! `corelog check`: what of the machine is not as a broker needs it.
+//! `corelog check`: looks at the machine, or at a data directory, and says what is wrong with it.
 //!
 //! Runs on: the main thread, instead of a broker.
-//! Reading order: `machine` (what is looked at), `verdicts` (what is made of it).
+//! Reading order: `run` (what is asked for); `machine` (what is looked at), `verdicts` (what is
+//! made of it); `data` (a whole data directory).
 
+mod data;
 mod machine;
+mod run;
 mod verdicts;
 
-pub(crate) use machine::run;
+pub(super) use run::run;

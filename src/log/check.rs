@@ -1,0 +1,413 @@
+//! Checks the files of one partition of a stopped broker, and changes nothing.
+//!
+//! Runs on: one executor of its own.
+//! Promises: what a start would take from the files, and what readers would get, is read in full;
+//! what is wrong comes out with its place and with who mends it. What the journal brings again is
+//! not looked at: after a crash, the end of a log is there and not yet in its files.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use super::checkpoint::{self, LogCheckpoint, align_up};
+use super::error::{Damage, Error};
+use super::file_names::{FileKind, file_name};
+use super::leader_epochs::{self, LeaderEpochs};
+use super::offset_index::OffsetIndex;
+use super::open::{Listing, read_if_there, read_indexes};
+use super::verify::{DamagedStretch, Expected, IndexFault, Verified, Verifier};
+use super::{partition_metadata, producer_snapshot};
+use crate::journal::entry::{Entry, EntryKind};
+use crate::model::ids::TopicId;
+use crate::model::offset::{FilePosition, Offset};
+use crate::rt::{self, File, OpenOptions};
+
+/// Bytes of one read.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Who mends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cure {
+    /// The next start, or the running broker, as far as it needs it: nothing is lost by it.
+    Broker,
+    /// Whoever puts the file back from a backup.
+    Restore,
+    /// A decision: `corelog repair`.
+    Repair,
+}
+
+impl Cure {
+    /// In words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Broker => "nothing is lost: the broker mends it or does without",
+            Self::Restore => "restore it from a backup",
+            Self::Repair => "decided by `corelog repair` after the next start",
+        }
+    }
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Where in the file, if that is known.
+    pub position: Option<FilePosition>,
+    /// What is wrong.
+    pub what: String,
+    /// Who mends it.
+    pub cure: Cure,
+}
+
+impl Finding {
+    /// About a whole file.
+    pub fn whole(path: impl Into<PathBuf>, what: &dyn Display, cure: Cure) -> Self {
+        Self {
+            path: path.into(),
+            position: None,
+            what: what.to_string(),
+            cure,
+        }
+    }
+}
+
+/// What was read, and what is wrong with it.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Segments.
+    pub segments: u64,
+    /// Intact batches.
+    pub batches: u64,
+    /// Bytes of segments.
+    pub size_bytes: u64,
+    /// In the order of the directory.
+    pub findings: Vec<Finding>,
+}
+
+/// What the journals have of a partition.
+#[derive(Debug, Default)]
+pub struct Journaled {
+    /// The record of a checkpoint.
+    pub record: Option<LogCheckpoint>,
+    /// Whether there may have been a record that is lost.
+    pub lacks_checkpoint: bool,
+    /// The first entry's segment.
+    first_segment: Option<Offset>,
+    /// The next segment of which there are entries.
+    next_segment: Option<Offset>,
+    log_start: Offset,
+}
+
+impl Journaled {
+    /// Takes one entry in, in the order of the journal.
+    pub fn include(&mut self, entry: &Entry) {
+        if entry.kind == EntryKind::LogStart {
+            self.log_start = self.log_start.max(entry.base_offset);
+        }
+        let first = *self.first_segment.get_or_insert(entry.segment_base);
+        if entry.segment_base > first {
+            self.next_segment.get_or_insert(entry.segment_base);
+        }
+    }
+}
+
+/// How far the files are said to be whole.
+struct Extent {
+    /// The last segment that counts, and the end of its batches.
+    base: Offset,
+    end: FilePosition,
+    /// What is known of the log there.
+    state: LogCheckpoint,
+    /// What the end is.
+    kind: End,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Of the log: the file has nothing more.
+    Exact,
+    /// Of what is flushed, maybe in the middle of a batch: the journal has the rest.
+    Flushed,
+    /// Of the file: a crash of whoever wrote it may have torn its last batch.
+    OfFile,
+}
+
+/// Checks the partition in `dir`, which is to belong to `topic` where that is known.
+pub async fn check(
+    dir: &Path,
+    topic: Option<TopicId>,
+    journaled: &Journaled,
+) -> Result<Checked, Error> {
+    let mut checked = Checked::default();
+    let listing = Listing::read(dir).await?;
+    check_small_files(dir, &listing, topic, &mut checked.findings).await?;
+    let extent = extent(dir, &listing, journaled, &mut checked.findings).await?;
+    let log_start = extent.state.log_start.max(journaled.log_start);
+    if let Err(Error::Corrupt { path, damage, .. }) = listing.check_start(dir, log_start)
+        && extent.kind != End::OfFile
+    {
+        let finding = Finding::whole(path, &damage, Cure::Restore);
+        checked.findings.push(finding);
+    }
+    let bases: Vec<(Offset, u64)> = listing
+        .logs
+        .iter()
+        .map(|(base, len)| (*base, *len))
+        .collect();
+    for (index, (base, len)) in bases.iter().enumerate() {
+        let next = bases.get(index + 1).map(|(next, _)| *next);
+        if *base > extent.base || next.is_some_and(|next| next <= log_start) {
+            continue; // written anew from the journal, or to be deleted
+        }
+        check_segment(dir, (*base, *len, next), &extent, &mut checked).await?;
+    }
+    let is_hollow = !listing.logs.contains_key(&extent.base) && extent.end > 0;
+    if is_hollow && journaled.next_segment.is_none_or(|next| next > log_start) {
+        let path = dir.join(file_name(extent.base, FileKind::Log));
+        let missing = extent.end;
+        let finding = Finding::whole(path, &Damage::Short { missing }, Cure::Restore);
+        checked.findings.push(finding);
+    }
+    Ok(checked)
+}
+
+/// What is read whole.
+async fn check_small_files(
+    dir: &Path,
+    listing: &Listing,
+    topic: Option<TopicId>,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Error> {
+    let path = dir.join(partition_metadata::FILE_NAME);
+    match (listing.topic(), topic) {
+        (Some(found), Some(expected)) if found != expected => {
+            let what = format!("it belongs to topic id {found}, expected {expected}");
+            findings.push(Finding::whole(dir, &what, Cure::Restore));
+        }
+        (None, _) if rt::fs::exists(&path).await? => {
+            findings.push(Finding::whole(path, &"unreadable topic id", Cure::Broker));
+        }
+        _ => {}
+    }
+    let path = dir.join(leader_epochs::FILE_NAME);
+    if let Some(Err(what)) = read_if_there(&path).await?.map(|bytes| epochs_in(&bytes)) {
+        findings.push(Finding::whole(path, &what, Cure::Broker));
+    }
+    for offset in &listing.snapshots {
+        let path = dir.join(file_name(*offset, FileKind::Snapshot));
+        if let Some(Err(what)) = read_if_there(&path)
+            .await?
+            .map(|bytes| producer_snapshot::decode(&bytes))
+        {
+            findings.push(Finding::whole(path, &what, Cure::Broker));
+        }
+    }
+    Ok(())
+}
+
+fn epochs_in(bytes: &[u8]) -> Result<LeaderEpochs, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    LeaderEpochs::decode(text).map_err(|error| error.to_string())
+}
+
+async fn epochs_of(dir: &Path) -> Result<LeaderEpochs, Error> {
+    let bytes = read_if_there(&dir.join(leader_epochs::FILE_NAME)).await?;
+    Ok(bytes
+        .and_then(|bytes| epochs_in(&bytes).ok())
+        .unwrap_or_default())
+}
+
+/// Finds what recovery would begin with.
+async fn extent(
+    dir: &Path,
+    listing: &Listing,
+    journaled: &Journaled,
+    findings: &mut Vec<Finding>,
+) -> Result<Extent, Error> {
+    if let Some(record) = &journaled.record {
+        return Ok(Extent {
+            base: record.segment_base,
+            end: record.end_position.min(record.destaged_position),
+            state: record.clone(),
+            kind: End::Flushed,
+        });
+    }
+    let state = state_in(dir, findings).await?;
+    if journaled.first_segment.is_some() && !journaled.lacks_checkpoint {
+        let state = state.unwrap_or_default();
+        return Ok(Extent {
+            base: state.segment_base,
+            end: state.end_position,
+            state,
+            kind: End::Flushed,
+        });
+    }
+    if let Some(state) = state {
+        match listing.agrees_with(dir, &state) {
+            Ok(true) => {
+                return Ok(Extent {
+                    base: state.segment_base,
+                    end: state.end_position,
+                    state,
+                    kind: End::Exact,
+                });
+            }
+            Err(Error::Corrupt {
+                path,
+                position,
+                damage,
+            }) if !journaled.lacks_checkpoint => findings.push(Finding {
+                path,
+                position: Some(position),
+                what: damage.to_string(),
+                cure: Cure::Restore,
+            }),
+            Ok(false) | Err(_) => {}
+        }
+    }
+    let state = LogCheckpoint {
+        is_dense: false,
+        epochs: epochs_of(dir).await?,
+        ..LogCheckpoint::default()
+    };
+    let last = listing
+        .logs
+        .last_key_value()
+        .map(|(base, len)| (*base, *len));
+    let (base, end) = match (journaled.first_segment, last) {
+        // from here on everything comes again
+        (Some(base), _) => (base, 0),
+        (None, Some(last)) => last,
+        (None, None) => (Offset::ZERO, 0),
+    };
+    Ok(Extent {
+        base,
+        end,
+        state,
+        kind: End::OfFile,
+    })
+}
+
+async fn state_in(dir: &Path, findings: &mut Vec<Finding>) -> Result<Option<LogCheckpoint>, Error> {
+    let path = dir.join(checkpoint::FILE_NAME);
+    let Some(bytes) = read_if_there(&path).await? else {
+        return Ok(None);
+    };
+    match LogCheckpoint::decode_file(&bytes) {
+        Ok(state) => Ok(Some(state)),
+        Err(error) => {
+            let cure = match error {
+                checkpoint::CheckpointError::Version { .. } => Cure::Restore,
+                _ => Cure::Broker,
+            };
+            findings.push(Finding::whole(path, &error, cure));
+            Ok(None)
+        }
+    }
+}
+
+async fn check_segment(
+    dir: &Path,
+    (base, len, next): (Offset, u64, Option<Offset>),
+    extent: &Extent,
+    checked: &mut Checked,
+) -> Result<(), Error> {
+    let is_last = base == extent.base;
+    let is_exact = !is_last || extent.kind == End::Exact;
+    let expected = Expected {
+        base_offset: base,
+        next_offset: match (is_last, extent.kind) {
+            (true, End::Exact) => Some(extent.state.next_offset),
+            (true, End::Flushed | End::OfFile) => None,
+            (false, _) => next.or(Some(extent.base)),
+        },
+        size_bytes: if is_last { extent.end } else { len },
+        is_dense: extent.state.is_dense,
+        epochs: extent.state.epochs.clone(),
+    };
+    let size_bytes = expected.size_bytes;
+    let indexes = read_indexes(dir, base, len, None).await?;
+    let path = dir.join(file_name(base, FileKind::Log));
+    let mut found = verify(&path, Verifier::new(expected, indexes), size_bytes).await?;
+    checked.segments += 1;
+    checked.batches += found.batches;
+    checked.size_bytes += size_bytes;
+    if is_last && extent.kind == End::Flushed {
+        let is_cut = |stretch: &mut DamagedStretch| {
+            stretch.end == size_bytes && matches!(stretch.damage, Damage::Short { .. }) && {
+                len >= size_bytes
+            }
+        };
+        found.damaged.pop_if(is_cut);
+    }
+    for stretch in &found.damaged {
+        let is_torn = is_last
+            && extent.kind == End::OfFile
+            && stretch.end == size_bytes
+            && !matches!(stretch.damage, Damage::OffsetOrder { .. });
+        checked.findings.push(Finding {
+            path: path.clone(),
+            position: Some(stretch.position),
+            what: told(stretch),
+            cure: if is_torn { Cure::Broker } else { Cure::Restore },
+        });
+    }
+    if let Some(fault) = found.index_fault
+        && found.damaged.is_empty()
+        && is_exact
+    {
+        let kind = match fault {
+            IndexFault::Time { .. } => FileKind::TimeIndex,
+            IndexFault::Offset { .. } => FileKind::OffsetIndex,
+            IndexFault::Unreadable => unreadable_of(dir, base, len).await?,
+        };
+        let path = dir.join(file_name(base, kind));
+        checked
+            .findings
+            .push(Finding::whole(path, &fault, Cure::Broker));
+    }
+    Ok(())
+}
+
+/// Which of the two indexes it is.
+async fn unreadable_of(dir: &Path, base: Offset, len: u64) -> Result<FileKind, Error> {
+    let path = dir.join(file_name(base, FileKind::OffsetIndex));
+    let bytes = read_if_there(&path).await?;
+    let decoded = bytes.map(|bytes| OffsetIndex::decode(&bytes, len));
+    Ok(match decoded {
+        Some(Ok(_)) => FileKind::TimeIndex,
+        _ => FileKind::OffsetIndex,
+    })
+}
+
+fn told(stretch: &DamagedStretch) -> String {
+    let (damage, from, next) = (stretch.damage, stretch.from, stretch.next);
+    match next {
+        Offset::MAX => format!("{damage}; concerns the records from offset {from} on"),
+        _ => format!("{damage}; concerns the records from offset {from} to before {next}"),
+    }
+}
+
+/// Reads the segment up to `size_bytes`.
+async fn verify(path: &Path, mut verifier: Verifier, size_bytes: u64) -> Result<Verified, Error> {
+    let file = File::open(path, &OpenOptions::direct_read()).await?;
+    let mut position = 0;
+    while position < size_bytes {
+        let wanted = u64::try_from(CHUNK_BYTES).unwrap_or(u64::MAX);
+        let wanted = wanted.min(size_bytes - position);
+        let span = usize::try_from(align_up(wanted)).unwrap_or(usize::MAX);
+        match file.read_at(position, span).await {
+            Ok(bytes) => {
+                let len = usize::try_from(wanted).unwrap_or(usize::MAX);
+                verifier.take(bytes.get(..len).unwrap_or(&bytes));
+                if bytes.len() < len {
+                    break;
+                }
+            }
+            Err(_) => verifier.skip(wanted),
+        }
+        position += wanted;
+    }
+    file.close().await?;
+    Ok(verifier.finish())
+}
