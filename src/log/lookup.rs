@@ -166,7 +166,15 @@ impl Log {
                     .offsets
                     .floor(base, base.plus(i64::from(entry.relative_offset)))
             });
-        search_file(SegmentFile::Shared(file), near, segment.size_bytes, search).await
+        let parts = self.state.borrow().sealed.sound_parts(segment);
+        for part in parts.into_iter().filter(|part| part.end > near) {
+            let file = SegmentFile::Shared(file.clone());
+            let found = search_file(file, near.max(part.start), part.end, search).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// Searches the part of the oldest open segment that is in its file.

@@ -246,6 +246,18 @@ impl Log {
         Err(Error::corrupt(path, position, damage))
     }
 
+    /// A batch that says to end behind `end` would never come below the bound of a read: whoever
+    /// asked would wait for ever.
+    fn check_end(&self, base: Offset, batch: &Scanned, end: Offset) -> Result<(), Error> {
+        if batch.header.next_offset() <= end {
+            return Ok(());
+        }
+        let last = batch.header.last_offset();
+        let damage = Damage::BeyondSegment { last, end };
+        let path = self.path(base, FileKind::Log);
+        Err(Error::corrupt(path, batch.position, damage))
+    }
+
     fn offset_behind_open(&self, from: Offset) -> Offset {
         // what is not in the open segment's file is in memory, unless the log has a gap here
         let next = self.tail.borrow().first_offset().unwrap_or(Offset::MAX);
@@ -276,6 +288,8 @@ impl Log {
             return Ok(None);
         };
         self.check_no_hole(base, first.position, bounds.from, first.header.base_offset)?;
+        let ends_at = self.state.borrow().destaged.next_offset;
+        self.check_end(base, &first, ends_at)?;
         let Some(mut stretch) = bounds.start(&first) else {
             return Ok(Some(ReadPlan::default()));
         };
@@ -313,6 +327,7 @@ impl Log {
         let first = find(&source, near, part.end, bounds.from).await?;
         let Some(first) = first else { return Ok(None) };
         self.check_no_hole(base, first.position, bounds.from, first.header.base_offset)?;
+        self.check_end(base, &first, part.next_offset)?;
         let Some(mut stretch) = bounds.start(&first) else {
             return Ok(Some(ReadPlan::default()));
         };

@@ -63,36 +63,56 @@ impl Log {
         let (Some(segment), Some(pin)) = (segment, self.pins.take(base)) else {
             return Ok(None);
         };
-        let indexes = read_indexes(&self.dir, base, segment.size_bytes, None).await?;
-        let mut verifier = Verifier::new(self.expected(&segment), indexes);
         let path = self.path(base, FileKind::Log);
         let file = match File::open(&path, &OpenOptions::direct_read()).await {
             Ok(file) => Some(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
-        if let Some(file) = &file
-            && !self
-                .read_through(file, &segment, &mut verifier, (chunk_bytes, pace))
-                .await
+        let damaged = self
+            .scrub_file(&segment, (file.as_ref(), pin), (chunk_bytes, pace))
+            .await;
+        if let Some(file) = file {
+            file.close().await?;
+        }
+        Ok(damaged?.map(|damaged| Scrubbed { path, damaged }))
+    }
+
+    /// A file that is not there has lost everything.
+    async fn scrub_file(
+        &self,
+        segment: &SealedSegment,
+        (file, pin): (Option<&File>, Pin),
+        pace: (usize, &impl AsyncFn(u64) -> bool),
+    ) -> Result<Option<Vec<DamagedStretch>>, Error> {
+        let base = segment.base_offset;
+        let indexes = read_indexes(&self.dir, base, segment.size_bytes, None).await?;
+        let mut verifier = Verifier::new(self.expected(segment), indexes);
+        if let Some(file) = file
+            && !self.read_through(file, segment, &mut verifier, pace).await
         {
             return Ok(None);
         }
-        if !self.pins.has(base) || self.state.borrow().sealed.get(base) != Some(segment) {
+        if !self.is_still(segment) {
             return Ok(None);
         }
         let found = verifier.finish();
-        self.note_damage(&segment, &found).await?;
+        self.note_damage(segment, &found).await?;
         if let (Some(file), Some(fault)) = (file, found.index_fault)
             && found.damaged.is_empty()
         {
-            tracing::warn!(path = %path.display(), %fault, "the segment is indexed again");
-            self.index_again(&segment, file, pin).await?;
+            tracing::warn!(path = %file.path().display(), %fault, "the segment is indexed again");
+            let source = SegmentFile::Direct(file.clone(), pin);
+            self.index_again(segment, source).await?;
         }
-        Ok(Some(Scrubbed {
-            path,
-            damaged: found.damaged,
-        }))
+        Ok(Some(found.damaged))
+    }
+
+    /// Whether the segment is there as it was.
+    fn is_still(&self, segment: &SealedSegment) -> bool {
+        let now = self.state.borrow().sealed.get(segment.base_offset);
+        let bounds = |segment: &SealedSegment| (segment.next_offset, segment.size_bytes);
+        self.pins.has(segment.base_offset) && now.as_ref().map(bounds) == Some(bounds(segment))
     }
 
     fn expected(&self, segment: &SealedSegment) -> Expected {
@@ -153,21 +173,18 @@ impl Log {
         Ok(())
     }
 
-    async fn index_again(
-        &self,
-        segment: &SealedSegment,
-        file: File,
-        pin: Pin,
-    ) -> Result<(), Error> {
+    async fn index_again(&self, segment: &SealedSegment, source: SegmentFile) -> Result<(), Error> {
         let base = segment.base_offset;
         let interval = self.settings().index_interval_bytes;
-        let source = SegmentFile::Direct(file, pin);
         let indexer = index_segment(source, base, segment.size_bytes, interval).await?;
         let _files = self.io.acquire(1).await;
-        if self.pins.has(base) {
+        if self.is_still(segment) {
             // not of a segment that is gone: nobody would remove them
             write_indexes(&self.dir, base, &indexer).await?;
             self.context.forget_indexes(self.key(base));
+            let max_timestamp = indexer.max_timestamp();
+            let mut state = self.state.borrow_mut();
+            state.sealed.set_max_timestamp(base, max_timestamp);
         }
         Ok(())
     }

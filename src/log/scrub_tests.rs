@@ -17,7 +17,7 @@ use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::offset::Offset;
 use crate::model::record_batch::{check_crc, iter_batches};
 use crate::rt::fs;
-use crate::rt::sim::{Sim, SimDisk};
+use crate::rt::sim::{DiskOp, Fault, Sim, SimDisk};
 
 const DIR: &str = "/data/topics/orders-0";
 const CHUNK_BYTES: usize = 4096;
@@ -134,10 +134,30 @@ fn every_flipped_byte_of_a_sealed_segment_is_found_and_only_its_batch_is_not_ser
             assert!(log.is_damaged());
             let missing = i64::try_from(300 - read(&log).await.len()).unwrap();
             assert_eq!(missing, one.next.distance_from(one.from), "byte {at}");
+            let first = base_timestamp(&whole, at);
+            let found = log
+                .offset_for_timestamp(first, Offset::MAX)
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!(found.offset, one.next, "byte {at}: the first that is left");
             let is_length = (8..12).contains(&(batch_position(&whole, at)));
             assert!(missing == 3 || is_length, "byte {at}: {missing} records");
         });
     }
+}
+
+/// Timestamp of the first record of the batch that a byte lies in.
+fn base_timestamp(segment: &[u8], at: usize) -> i64 {
+    let mut end = 0;
+    for batch in iter_batches(segment) {
+        let (header, batch) = batch.unwrap();
+        end += batch.len();
+        if at < end {
+            return header.base_timestamp;
+        }
+    }
+    panic!("byte {at} is behind the segment");
 }
 
 /// Place of a byte within its batch.
@@ -247,5 +267,58 @@ fn a_segment_deleted_meanwhile_is_left_and_its_damage_forgotten() {
                 .is_none()
         );
         assert_eq!(chunks.get(), 1, "nothing is read behind the deletion");
+    });
+}
+
+#[test]
+fn what_the_disk_does_not_read_is_damage_and_is_read_around() {
+    let disk = SimDisk::new(1);
+    let base = life(&disk, async || {
+        let log = filled().await;
+        log.close().await.unwrap();
+        log.sealed_bases()[1]
+    });
+    disk.inject(Fault {
+        path: path(base, FileKind::Log).display().to_string(),
+        op: DiskOp::Read,
+        skip: 1,
+        times: 1,
+        error: std::io::ErrorKind::Other,
+    });
+    life(&disk, async || {
+        let log = open().await;
+        let damaged = scrub(&log).await;
+        let [one] = damaged[..] else {
+            panic!("{damaged:?}")
+        };
+        assert_eq!(one.damage, Damage::Unreadable);
+        assert!(one.position <= 4096 && one.end >= 8192, "{one:?}");
+        let missing = i64::try_from(300 - read(&log).await.len()).unwrap();
+        assert_eq!(missing, one.next.distance_from(one.from));
+        assert_eq!(scrub(&log).await, [], "the next pass could read it");
+        assert_eq!(read(&log).await.len(), 300);
+    });
+}
+
+#[test]
+fn a_batch_that_claims_to_end_behind_its_segment_is_told_to_whoever_comes_first() {
+    let disk = SimDisk::new(1);
+    let base = life(&disk, async || {
+        let log = filled().await;
+        log.close().await.unwrap();
+        log.sealed_bases()[1]
+    });
+    let path = path(base, FileKind::Log);
+    let byte = disk.peek(&path).unwrap()[24];
+    disk.poke(&path, 24, &[byte ^ 1]).unwrap();
+    life(&disk, async || {
+        let log = open().await;
+        let end = log.offsets().log_end;
+        let error = log.read(base, 3000, end, true).await.unwrap_err();
+        let damage = match error {
+            Error::Corrupt { damage, .. } => damage,
+            error => panic!("{error}"),
+        };
+        assert!(matches!(damage, Damage::BeyondSegment { .. }), "{damage}");
     });
 }

@@ -90,29 +90,41 @@ impl Segments {
         !self.damaged.is_empty()
     }
 
+    /// What is whole of a segment, in file order.
+    pub fn sound_parts(&self, segment: &SealedSegment) -> Vec<SoundPart> {
+        let mut start = 0;
+        let mut parts = Vec::new();
+        let damaged = self.damaged.get(&segment.base_offset);
+        for stretch in damaged.into_iter().flatten() {
+            parts.push(SoundPart {
+                start,
+                end: stretch.position,
+                next_offset: stretch.from,
+            });
+            start = stretch.end;
+        }
+        parts.push(SoundPart {
+            start,
+            end: segment.size_bytes,
+            next_offset: segment.next_offset,
+        });
+        parts
+    }
+
     /// The part of a segment in which `offset` lies; or the damage there.
     pub fn sound_part(
         &self,
         segment: &SealedSegment,
         offset: Offset,
     ) -> Result<SoundPart, DamagedStretch> {
-        let mut part = SoundPart {
-            start: 0,
-            end: segment.size_bytes,
-            next_offset: segment.next_offset,
-        };
-        for stretch in self.damaged.get(&segment.base_offset).into_iter().flatten() {
-            if offset < stretch.from {
-                part.end = stretch.position;
-                part.next_offset = stretch.from;
-                break;
-            }
-            if offset < stretch.next {
-                return Err(*stretch);
-            }
-            part.start = stretch.end;
+        let damaged = self.damaged.get(&segment.base_offset).into_iter().flatten();
+        let is_in = |stretch: &&DamagedStretch| (stretch.from..stretch.next).contains(&offset);
+        if let Some(stretch) = damaged.clone().find(is_in) {
+            return Err(*stretch);
         }
-        Ok(part)
+        let before = damaged.filter(|stretch| stretch.next <= offset).count();
+        let part = self.sound_parts(segment).into_iter().nth(before);
+        Ok(part.expect("there is a part behind every stretch"))
     }
 
     /// Takes out the segments that lie wholly below `log_start`, oldest first.

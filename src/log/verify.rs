@@ -491,3 +491,153 @@ impl Verifier {
 fn to_u64(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX / 2)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::indexer::Indexer;
+    use super::super::leader_epochs::EpochStart;
+    use super::*;
+    use crate::model::batch_builder::BatchBuilder;
+
+    const BASE: Offset = Offset::new(50);
+
+    /// Batches at these offsets, each with so many records and in this epoch; their indexes.
+    fn segment(batches: &[(i64, i64, i32)]) -> (Vec<u8>, (OffsetIndex, TimeIndex)) {
+        let (mut bytes, mut indexer) = (Vec::new(), Indexer::new(BASE, 200));
+        for (base, records, epoch) in batches {
+            let mut builder = BatchBuilder::new()
+                .base_offset(Offset::new(*base))
+                .leader_epoch(LeaderEpoch(*epoch));
+            for record in 0..*records {
+                builder.push(1000 + base + record, None, Some(b"some value"));
+            }
+            let batch = builder.build();
+            let header = BatchHeader::parse(&batch).unwrap();
+            indexer.push(&header, to_u64(bytes.len()));
+            bytes.extend_from_slice(&batch);
+        }
+        indexer.finish();
+        (bytes, indexer.into_indexes())
+    }
+
+    fn dense(count: i64) -> Vec<(i64, i64, i32)> {
+        let batches = (0..count).map(|number| (50 + 2 * number, 2, 3));
+        batches.collect()
+    }
+
+    fn expected(next: i64, size: usize, is_dense: bool) -> Expected {
+        Expected {
+            base_offset: BASE,
+            next_offset: Some(Offset::new(next)),
+            size_bytes: to_u64(size),
+            is_dense,
+            epochs: LeaderEpochs::default(),
+        }
+    }
+
+    fn verify(expected: Expected, bytes: &[u8], indexes: (OffsetIndex, TimeIndex)) -> Verified {
+        let mut verifier = Verifier::new(expected, Some(indexes));
+        verifier.take(bytes);
+        verifier.finish()
+    }
+
+    #[test]
+    fn gaps_are_damage_only_where_every_offset_has_to_be_there() {
+        let (bytes, indexes) = segment(&[(50, 2, 3), (60, 2, 3), (62, 2, 4)]);
+        let sparse = verify(expected(70, bytes.len(), false), &bytes, indexes.clone());
+        assert_eq!((sparse.batches, sparse.damaged.len()), (3, 0));
+        let found = verify(expected(70, bytes.len(), true), &bytes, indexes);
+        let missing = |from, next| Damage::MissingRecords {
+            from: Offset::new(from),
+            next: Offset::new(next),
+        };
+        let damages: Vec<Damage> = found.damaged.iter().map(|one| one.damage).collect();
+        assert_eq!(damages, [missing(52, 60), missing(64, 70)]);
+    }
+
+    #[test]
+    fn an_epoch_that_goes_back_or_is_not_that_of_its_offset_is_damage() {
+        let (bytes, indexes) = segment(&[(50, 2, 3), (52, 2, 5), (54, 2, 3), (56, 2, 3)]);
+        let found = verify(expected(58, bytes.len(), true), &bytes, indexes.clone());
+        let offsets = |found: &Verified| -> Vec<(i64, i64)> {
+            let damaged = found.damaged.iter();
+            damaged
+                .map(|one| (one.from.get(), one.next.get()))
+                .collect()
+        };
+        assert_eq!(
+            offsets(&found),
+            [(54, 56)],
+            "nobody knows whose epoch is wrong"
+        );
+        let known = EpochStart {
+            epoch: LeaderEpoch(3),
+            start_offset: BASE,
+        };
+        let known = Expected {
+            epochs: LeaderEpochs::from_entries(vec![known]).unwrap(),
+            ..expected(58, bytes.len(), true)
+        };
+        assert_eq!(offsets(&verify(known, &bytes, indexes)), [(52, 54)]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_ends_at_the_next_indexed_batch() {
+        let (bytes, indexes) = segment(&dense(40));
+        let mut verifier = Verifier::new(expected(130, bytes.len(), true), Some(indexes));
+        verifier.take(&bytes[..1000]);
+        verifier.skip(100);
+        verifier.take(&bytes[1100..]);
+        let found = verifier.finish();
+        let [one] = found.damaged[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!(one.damage, Damage::Unreadable);
+        assert!(
+            one.position <= 1000 && (1100..1500).contains(&one.end),
+            "{one:?}"
+        );
+        assert_eq!(found.index_fault, None);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter_and_damage_is_in_order(
+            count in 1..30_i64,
+            flips in proptest::collection::vec((any::<prop::sample::Index>(), 1..=255_u8), 0..4),
+            piece in 1..300_usize,
+            cut in 0..200_usize,
+            is_dense: bool,
+        ) {
+            let (mut bytes, indexes) = segment(&dense(count));
+            let expected = expected(50 + 2 * count, bytes.len(), is_dense);
+            for (at, mask) in &flips {
+                let at = at.index(bytes.len());
+                bytes[at] ^= mask;
+            }
+            bytes.truncate(bytes.len() - cut.min(bytes.len()) * usize::from(cut > 100));
+            let whole = verify(expected.clone(), &bytes, indexes.clone());
+            let mut verifier = Verifier::new(expected.clone(), Some(indexes));
+            bytes.chunks(piece).for_each(|piece| verifier.take(piece));
+            prop_assert_eq!(&verifier.finish(), &whole);
+            let is_intact = flips.is_empty() && cut <= 100;
+            prop_assert!(!is_intact || whole.damaged.is_empty() && whole.index_fault.is_none());
+            let (mut position, mut offset) = (0, BASE);
+            for one in &whole.damaged {
+                prop_assert!(one.position >= position && one.end >= one.position, "{:?}", whole);
+                prop_assert!(one.from >= offset && one.next > one.from, "{:?}", whole);
+                (position, offset) = (one.end, one.next);
+            }
+            prop_assert!(position <= expected.size_bytes && offset <= Offset::new(50 + 2 * count));
+        }
+
+        #[test]
+        fn any_bytes_are_verified_without_a_panic(bytes: Vec<u8>, size in 0..500_u64) {
+            let size = usize::try_from(size).unwrap();
+            let indexes = (OffsetIndex::default(), TimeIndex::default());
+            verify(expected(60, size, true), &bytes[..bytes.len().min(size)], indexes);
+        }
+    }
+}
