@@ -1,6 +1,7 @@
 //! Every byte of a small data directory flipped, every file cut at every length, deleted, or
 //! swapped with another: a start mends what is derived, or says what is damaged and where, and
 //! takes only that partition offline. Nothing acknowledged is given up silently, nothing panics.
+//! What a start does not mend, or a reader would meet, `corelog check --data` has found before.
 //!
 //! Plain `cargo test` takes a sample of the cases, spread over all of them. All of them:
 //! `TAMPER_EVERY=1 cargo test --release --test recovery_tampering`.
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use corelog::log::LogSettings;
+use corelog::log::check::Cure;
 use corelog::log::log::Log;
 use corelog::model::ids::TopicPartition;
 use corelog::model::offset::Offset;
@@ -283,14 +285,46 @@ async fn check(case: &Tampering, recovered: &Recovered) -> Result<Outcome, Strin
 fn verdict(disk: &SimDisk, case: &Tampering) -> Result<Outcome, String> {
     let disk = disk.copy();
     life(&disk, 3, case.apply(&disk));
-    life(&disk, 4, async {
+    let found = life(
+        &disk.copy(),
+        4,
+        corelog::shard::check::run(Path::new("/data")),
+    );
+    let found = found.map_err(|error| format!("no check: {error}"))?;
+    let outcome = life(&disk, 4, async {
         match try_recover().await {
             Ok(recovered) => check(case, &recovered).await,
             Err(error) if !case.is_of_the_directory() => Err(format!("no start: {error}")),
             Err(error) if !names_a_file(&error.to_string()) => Err(format!("no place: {error}")),
             Err(_) => Ok(Outcome::Refused),
         }
-    })
+    })?;
+    let is_found = found
+        .findings
+        .iter()
+        .any(|(_, one)| one.cure != Cure::Broker);
+    match outcome {
+        // a flipped leader epoch is seen by nobody else
+        Outcome::Mended if is_found && !case.flips_a_segment() => {
+            Err(format!("mended, and yet {:?}", found.findings))
+        }
+        Outcome::Mended => Ok(outcome),
+        _ if is_found || case.swaps_sealed_segments() => Ok(outcome),
+        _ => Err(format!(
+            "{outcome:?}, and the check found {:?}",
+            found.findings
+        )),
+    }
+}
+
+#[test]
+fn a_check_of_what_a_kill_has_left_finds_nothing() {
+    let disk = killed();
+    let report = life(&disk, 3, corelog::shard::check::run(Path::new("/data")));
+    let report = report.expect("readable");
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    assert_eq!(report.partitions, u64::try_from(PARTITIONS).expect("small"));
+    assert!(report.batches > 60, "{report:?}");
 }
 
 #[test]
