@@ -143,5 +143,5 @@ fn the_directory_may_be_named_by_a_settings_file_and_has_to_be_one() {
     assert_eq!(run(&["--data"]), Some(0), "./data");
     assert_eq!(run(&["--data", "--data-dir", "elsewhere"]), Some(1));
     assert!(!dir.path().join("elsewhere").exists());
-    assert_eq!(run(&[]), Some(2));
+    assert_eq!(run(&["--data", "--fix"]), Some(2));
 }
