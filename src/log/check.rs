@@ -8,12 +8,14 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{self, LogCheckpoint, align_up};
+use super::checkpoint::{self, LogCheckpoint};
 use super::error::{Damage, Error};
 use super::file_names::{FileKind, file_name};
 use super::leader_epochs::{self, LeaderEpochs};
 use super::offset_index::OffsetIndex;
 use super::open::{Listing, read_if_there, read_indexes};
+use super::scrub::read_through;
+use super::settings::LogSettings;
 use super::verify::{DamagedStretch, Expected, IndexFault, Verified, Verifier};
 use super::{partition_metadata, producer_snapshot};
 use crate::journal::entry::{Entry, EntryKind};
@@ -324,6 +326,7 @@ async fn check_segment(
         size_bytes: if is_last { extent.end } else { len },
         is_dense: extent.state.is_dense,
         epochs: extent.state.epochs.clone(),
+        index_interval_bytes: LogSettings::default().index_interval_bytes,
     };
     let size_bytes = expected.size_bytes;
     let indexes = read_indexes(dir, base, len, None).await?;
@@ -391,23 +394,9 @@ fn told(stretch: &DamagedStretch) -> String {
 /// Reads the segment up to `size_bytes`.
 async fn verify(path: &Path, mut verifier: Verifier, size_bytes: u64) -> Result<Verified, Error> {
     let file = File::open(path, &OpenOptions::direct_read()).await?;
-    let mut position = 0;
-    while position < size_bytes {
-        let wanted = u64::try_from(CHUNK_BYTES).unwrap_or(u64::MAX);
-        let wanted = wanted.min(size_bytes - position);
-        let span = usize::try_from(align_up(wanted)).unwrap_or(usize::MAX);
-        match file.read_at(position, span).await {
-            Ok(bytes) => {
-                let len = usize::try_from(wanted).unwrap_or(usize::MAX);
-                verifier.take(bytes.get(..len).unwrap_or(&bytes));
-                if bytes.len() < len {
-                    break;
-                }
-            }
-            Err(_) => verifier.skip(wanted),
-        }
-        position += wanted;
-    }
+    let go_on = async |_| true;
+    let read = read_through(&file, size_bytes, CHUNK_BYTES, &mut verifier, &go_on).await;
     file.close().await?;
+    read?;
     Ok(verifier.finish())
 }

@@ -139,6 +139,14 @@ impl OffsetIndex {
         self.before(above).map(|entry| u64::from(entry.position))
     }
 
+    /// The first entry whose batch starts at or above `position`.
+    pub fn first_from(&self, position: FilePosition) -> Option<OffsetEntry> {
+        let below = self
+            .entries
+            .partition_point(|e| u64::from(e.position) < position);
+        self.get(below)
+    }
+
     /// Last entry of all.
     pub fn last(&self) -> Option<OffsetEntry> {
         self.entries.last().copied()

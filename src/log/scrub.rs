@@ -1,11 +1,11 @@
 //! Looks for damage in sealed segments that nobody reads.
 //!
 //! Runs on: the home shard, background lane.        Owner: `Log`.
-//! Promises: a segment is read once, in chunks, past the page cache, with one descriptor of its
-//! own; what is wrong with it is known to reads from then on: they end before a damaged stretch,
-//! are refused within it, and go on behind it. Nothing else of the log changes. A segment that is
-//! deleted meanwhile is left within one chunk [reader-pinned].
-//! An index that does not fit is derived again.
+//! Promises: a segment is read once, twice where damage is new, in chunks, past the page cache,
+//! with one descriptor of its own; what is wrong with it is known to reads from then on: they end
+//! before a damaged stretch, are refused within it, and go on behind it. Nothing else of the log
+//! changes. A segment that is deleted meanwhile is left within one chunk [reader-pinned].
+//! An index that does not fit is made anew of the batches that are intact.
 
 use std::path::PathBuf;
 
@@ -13,13 +13,14 @@ use super::checkpoint::align_up;
 use super::error::Error;
 use super::file_names::FileKind;
 use super::log::Log;
-use super::open::{index_segment, read_indexes, write_indexes};
-use super::pins::Pin;
-use super::scan::SegmentFile;
+use super::open::{read_indexes, write_indexes};
 use super::segments::SealedSegment;
 use super::verify::{DamagedStretch, Expected, Verified, Verifier};
 use crate::model::offset::Offset;
-use crate::rt::{File, OpenOptions};
+use crate::rt::{File, OpenOptions, is_medium_error};
+
+/// The least that is read at a time.
+const BLOCK_BYTES: u64 = 4096;
 
 /// What became of one segment.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Scrubbed {
     pub path: PathBuf,
     /// What is damaged in it.
     pub damaged: Vec<DamagedStretch>,
+    /// Those of them that were not known, and have records.
+    pub news: Vec<DamagedStretch>,
 }
 
 impl Log {
@@ -41,6 +44,11 @@ impl Log {
     /// Number of sealed segments.
     pub fn sealed_count(&self) -> usize {
         self.state.borrow().sealed.count()
+    }
+
+    /// Whether the sealed segment at `base` is there.
+    pub fn has_sealed(&self, base: Offset) -> bool {
+        self.state.borrow().sealed.get(base).is_some()
     }
 
     /// Whether damage was found in a segment that is still there.
@@ -60,7 +68,8 @@ impl Log {
         pace: &impl AsyncFn(u64) -> bool,
     ) -> Result<Option<Scrubbed>, Error> {
         let segment = self.state.borrow().sealed.get(base);
-        let (Some(segment), Some(pin)) = (segment, self.pins.take(base)) else {
+        // the pin goes behind the descriptor
+        let (Some(segment), Some(_pin)) = (segment, self.pins.take(base)) else {
             return Ok(None);
         };
         let path = self.path(base, FileKind::Log);
@@ -69,43 +78,82 @@ impl Log {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
-        let damaged = self
-            .scrub_file(&segment, (file.as_ref(), pin), (chunk_bytes, pace))
+        let found = self
+            .look_twice(&segment, file.as_ref(), chunk_bytes, pace)
             .await;
+        let is_there = file.is_some();
         if let Some(file) = file {
             file.close().await?;
         }
-        Ok(damaged?.map(|damaged| Scrubbed { path, damaged }))
+        let Some(found) = found?.filter(|_| self.is_still(&segment)) else {
+            return Ok(None);
+        };
+        let known = self.note_damage(base, &found).await?;
+        let is_restored = !known.is_empty() && found.damaged.is_empty();
+        if is_there && (found.index_fault.is_some() || is_restored) {
+            self.index_again(&segment, &found).await;
+        }
+        let is_news = |one: &&DamagedStretch| one.has_records() && !known.contains(one);
+        let news = found.damaged.iter().filter(is_news).copied().collect();
+        Ok(Some(Scrubbed {
+            path,
+            damaged: found.damaged,
+            news,
+        }))
+    }
+
+    /// Memory, bus or disk may fail for a moment: damage that was not known has to be found twice.
+    async fn look_twice(
+        &self,
+        segment: &SealedSegment,
+        file: Option<&File>,
+        chunk_bytes: usize,
+        pace: &impl AsyncFn(u64) -> bool,
+    ) -> Result<Option<Verified>, Error> {
+        let first = self.look(segment, file, chunk_bytes, pace).await?;
+        let Some(first) = first else {
+            return Ok(None);
+        };
+        let is_known = {
+            let state = self.state.borrow();
+            let known = state.sealed.damaged(segment.base_offset);
+            first.damaged.iter().all(|one| known.contains(one))
+        };
+        if is_known {
+            return Ok(Some(first));
+        }
+        let mut again = self.look(segment, file, chunk_bytes, pace).await?;
+        if let Some(again) = &mut again {
+            let found = again.damaged.len();
+            again.damaged.retain(|one| first.damaged.contains(one));
+            if again.damaged.len() < found {
+                again.index_fault = None; // intact batches may lack
+            }
+        }
+        Ok(again)
     }
 
     /// A file that is not there has lost everything.
-    async fn scrub_file(
+    async fn look(
         &self,
         segment: &SealedSegment,
-        (file, pin): (Option<&File>, Pin),
-        pace: (usize, &impl AsyncFn(u64) -> bool),
-    ) -> Result<Option<Vec<DamagedStretch>>, Error> {
-        let base = segment.base_offset;
-        let indexes = read_indexes(&self.dir, base, segment.size_bytes, None).await?;
+        file: Option<&File>,
+        chunk_bytes: usize,
+        pace: &impl AsyncFn(u64) -> bool,
+    ) -> Result<Option<Verified>, Error> {
+        let (base, size) = (segment.base_offset, segment.size_bytes);
+        let indexes = match read_indexes(&self.dir, base, size, None).await {
+            Err(Error::Io(error)) if is_medium_error(&error) => None,
+            indexes => indexes?,
+        };
         let mut verifier = Verifier::new(self.expected(segment), indexes);
+        let pace = async |bytes| pace(bytes).await && self.pins.has(base);
         if let Some(file) = file
-            && !self.read_through(file, segment, &mut verifier, pace).await
+            && !read_through(file, size, chunk_bytes, &mut verifier, &pace).await?
         {
             return Ok(None);
         }
-        if !self.is_still(segment) {
-            return Ok(None);
-        }
-        let found = verifier.finish();
-        self.note_damage(segment, &found).await?;
-        if let (Some(file), Some(fault)) = (file, found.index_fault)
-            && found.damaged.is_empty()
-        {
-            tracing::warn!(path = %file.path().display(), %fault, "the segment is indexed again");
-            let source = SegmentFile::Direct(file.clone(), pin);
-            self.index_again(segment, source).await?;
-        }
-        Ok(Some(found.damaged))
+        Ok(Some(verifier.finish()))
     }
 
     /// Whether the segment is there as it was.
@@ -123,71 +171,93 @@ impl Log {
             size_bytes: segment.size_bytes,
             is_dense: state.destaged.is_dense,
             epochs: state.epochs.clone(),
+            index_interval_bytes: self.settings().index_interval_bytes,
         }
     }
 
-    /// Whether it came to the end.
-    async fn read_through(
+    /// From now on reads know; what they knew before. A file that was put in the place of a damaged
+    /// one is looked up anew.
+    async fn note_damage(
         &self,
-        file: &File,
-        segment: &SealedSegment,
-        verifier: &mut Verifier,
-        (chunk_bytes, pace): (usize, &impl AsyncFn(u64) -> bool),
-    ) -> bool {
-        let (size, mut position) = (segment.size_bytes, 0);
-        while position < size {
-            let wanted = to_u64(chunk_bytes).min(size - position);
-            let span = usize::try_from(align_up(wanted)).unwrap_or(usize::MAX);
-            let is_end = match file.read_at(position, span).await {
-                Ok(bytes) => {
-                    let len = usize::try_from(wanted).unwrap_or(usize::MAX);
-                    verifier.take(bytes.get(..len).unwrap_or(&bytes));
-                    bytes.len() < len
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a sealed segment cannot be read");
-                    verifier.skip(wanted);
-                    false
-                }
-            };
-            position += wanted;
-            if !pace(wanted).await || !self.pins.has(segment.base_offset) {
-                return false;
-            }
-            if is_end {
-                break;
-            }
-        }
-        true
-    }
-
-    /// From now on reads know. A file that was put in the place of a damaged one is looked up anew.
-    async fn note_damage(&self, segment: &SealedSegment, found: &Verified) -> Result<(), Error> {
-        let base = segment.base_offset;
+        base: Offset,
+        found: &Verified,
+    ) -> Result<Vec<DamagedStretch>, Error> {
         let damaged = found.damaged.clone();
-        let before = self.state.borrow_mut().sealed.set_damaged(base, damaged);
-        if !before.is_empty() && found.damaged.is_empty() {
+        let known = self.state.borrow_mut().sealed.set_damaged(base, damaged);
+        if !known.is_empty() && known != found.damaged {
             self.context.close(self.key(base)).await?;
             self.context.forget_indexes(self.key(base));
         }
-        Ok(())
+        Ok(known)
     }
 
-    async fn index_again(&self, segment: &SealedSegment, source: SegmentFile) -> Result<(), Error> {
+    /// Nothing depends on it but time: where it fails, the next pass tries again.
+    async fn index_again(&self, segment: &SealedSegment, found: &Verified) {
         let base = segment.base_offset;
-        let interval = self.settings().index_interval_bytes;
-        let indexer = index_segment(source, base, segment.size_bytes, interval).await?;
+        let path = self.path(base, FileKind::Log).display().to_string();
         let _files = self.io.acquire(1).await;
-        if self.is_still(segment) {
-            // not of a segment that is gone: nobody would remove them
-            write_indexes(&self.dir, base, &indexer).await?;
-            self.context.forget_indexes(self.key(base));
-            let max_timestamp = indexer.max_timestamp();
-            let mut state = self.state.borrow_mut();
-            state.sealed.set_max_timestamp(base, max_timestamp);
+        if !self.is_still(segment) {
+            return; // nobody would remove the indexes
         }
-        Ok(())
+        if let Err(error) = write_indexes(&self.dir, base, &found.indexer).await {
+            return tracing::warn!(path, %error, "the segment cannot be indexed again");
+        }
+        let fault = found.index_fault.map(|fault| fault.to_string());
+        tracing::warn!(path, fault, "the segment is indexed again");
+        self.context.forget_indexes(self.key(base));
+        let max_timestamp = found.indexer.max_timestamp();
+        let mut state = self.state.borrow_mut();
+        state.sealed.set_max_timestamp(base, max_timestamp);
     }
+}
+
+/// Reads a segment up to `size`; a chunk that the disk does not read once more, block by block.
+/// Whether `pace` let it come to the end.
+pub(super) async fn read_through(
+    file: &File,
+    size: u64,
+    chunk_bytes: usize,
+    verifier: &mut Verifier,
+    pace: &impl AsyncFn(u64) -> bool,
+) -> Result<bool, Error> {
+    let (mut position, mut blocks_until) = (0, 0);
+    while position < size {
+        let is_in_blocks = position < blocks_until;
+        let most = if is_in_blocks {
+            BLOCK_BYTES
+        } else {
+            to_u64(chunk_bytes)
+        };
+        let wanted = most.min(size - position);
+        let span = usize::try_from(align_up(wanted)).unwrap_or(usize::MAX);
+        let is_end = match file.read_at(position, span).await {
+            Ok(bytes) => {
+                let len = usize::try_from(wanted).unwrap_or(usize::MAX);
+                verifier.take(bytes.get(..len).unwrap_or(&bytes));
+                bytes.len() < len
+            }
+            Err(error) if !is_medium_error(&error) => return Err(error.into()),
+            Err(error) => {
+                if blocks_until == 0 {
+                    tracing::warn!(%error, "a segment cannot be read");
+                }
+                if !is_in_blocks {
+                    blocks_until = position + wanted;
+                    continue;
+                }
+                verifier.skip(wanted);
+                false
+            }
+        };
+        position += wanted;
+        if !pace(wanted).await {
+            return Ok(false);
+        }
+        if is_end {
+            break;
+        }
+    }
+    Ok(true)
 }
 
 fn to_u64(bytes: usize) -> u64 {

@@ -270,21 +270,33 @@ fn a_segment_deleted_meanwhile_is_left_and_its_damage_forgotten() {
     });
 }
 
-#[test]
-fn what_the_disk_does_not_read_is_damage_and_is_read_around() {
+/// A stopped log, and a segment of it of which the disk does not read the second block `times`
+/// times in each of so many passes.
+fn unreadable(times: u64, passes: u64, error: std::io::ErrorKind) -> (SimDisk, Offset) {
     let disk = SimDisk::new(1);
     let base = life(&disk, async || {
         let log = filled().await;
         log.close().await.unwrap();
         log.sealed_bases()[1]
     });
-    disk.inject(Fault {
-        path: path(base, FileKind::Log).display().to_string(),
-        op: DiskOp::Read,
-        skip: 1,
-        times: 1,
-        error: std::io::ErrorKind::Other,
-    });
+    let path = path(base, FileKind::Log);
+    let blocks = disk.peek(&path).unwrap().len().div_ceil(CHUNK_BYTES);
+    for pass in 0..passes {
+        disk.inject(Fault {
+            path: path.display().to_string(),
+            op: DiskOp::Read,
+            // the block that fails is no read that succeeds
+            skip: 1 + pass * u64::try_from(blocks - 1).unwrap(),
+            times,
+            error,
+        });
+    }
+    (disk, base)
+}
+
+#[test]
+fn what_the_disk_does_not_read_is_damage_and_is_read_around() {
+    let (disk, _) = unreadable(2, 2, std::io::ErrorKind::Other);
     life(&disk, async || {
         let log = open().await;
         let damaged = scrub(&log).await;
@@ -297,6 +309,30 @@ fn what_the_disk_does_not_read_is_damage_and_is_read_around() {
         assert_eq!(missing, one.next.distance_from(one.from));
         assert_eq!(scrub(&log).await, [], "the next pass could read it");
         assert_eq!(read(&log).await.len(), 300);
+    });
+}
+
+#[test]
+fn what_the_disk_reads_at_another_try_is_no_damage() {
+    for times in [1, 2] {
+        let (disk, _) = unreadable(times, 1, std::io::ErrorKind::Other);
+        life(&disk, async || {
+            let log = open().await;
+            assert_eq!(scrub(&log).await, [], "{times} times");
+            assert_eq!(read(&log).await.len(), 300);
+        });
+    }
+}
+
+#[test]
+fn an_error_that_is_not_the_disks_is_no_damage_and_tried_again() {
+    let (disk, base) = unreadable(1, 1, std::io::ErrorKind::OutOfMemory);
+    life(&disk, async || {
+        let log = open().await;
+        let error = log.scrub(base, CHUNK_BYTES, &go_on).await.unwrap_err();
+        assert!(matches!(error, Error::Io(_)), "{error}");
+        assert!(!log.is_damaged());
+        assert_eq!(scrub(&log).await, []);
     });
 }
 

@@ -87,15 +87,20 @@ impl Segments {
 
     /// Whether any segment is known to be damaged.
     pub fn is_damaged(&self) -> bool {
-        !self.damaged.is_empty()
+        let mut all = self.damaged.values().flatten();
+        all.any(DamagedStretch::has_records)
+    }
+
+    /// What is known to be damaged in a segment.
+    pub fn damaged(&self, base: Offset) -> &[DamagedStretch] {
+        self.damaged.get(&base).map_or(&[], Vec::as_slice)
     }
 
     /// What is whole of a segment, in file order.
     pub fn sound_parts(&self, segment: &SealedSegment) -> Vec<SoundPart> {
         let mut start = 0;
         let mut parts = Vec::new();
-        let damaged = self.damaged.get(&segment.base_offset);
-        for stretch in damaged.into_iter().flatten() {
+        for stretch in self.damaged(segment.base_offset) {
             parts.push(SoundPart {
                 start,
                 end: stretch.position,
@@ -117,12 +122,22 @@ impl Segments {
         segment: &SealedSegment,
         offset: Offset,
     ) -> Result<SoundPart, DamagedStretch> {
-        let damaged = self.damaged.get(&segment.base_offset).into_iter().flatten();
+        let damaged = self.damaged(segment.base_offset);
+        if damaged.is_empty() {
+            return Ok(SoundPart {
+                start: 0,
+                end: segment.size_bytes,
+                next_offset: segment.next_offset,
+            });
+        }
         let is_in = |stretch: &&DamagedStretch| (stretch.from..stretch.next).contains(&offset);
-        if let Some(stretch) = damaged.clone().find(is_in) {
+        if let Some(stretch) = damaged.iter().find(is_in) {
             return Err(*stretch);
         }
-        let before = damaged.filter(|stretch| stretch.next <= offset).count();
+        let before = damaged
+            .iter()
+            .filter(|stretch| stretch.next <= offset)
+            .count();
         let part = self.sound_parts(segment).into_iter().nth(before);
         Ok(part.expect("there is a part behind every stretch"))
     }

@@ -401,10 +401,32 @@ fn plain(error: GlommioError<()>) -> io::Error {
     }
 }
 
+/// What was tried on which file, and the system's number of the error: its kind does not tell all.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Named {
+    text: String,
+    number: Option<i32>,
+}
+
 /// `error`, saying what was tried on which file. Keeps its kind.
 pub(super) fn named(error: &io::Error, what: &str, path: &Path) -> io::Error {
-    io::Error::new(
-        error.kind(),
-        format!("cannot {what}: {}: {error}", path.display()),
-    )
+    let named = Named {
+        text: format!("cannot {what}: {}: {error}", path.display()),
+        number: number_of(error),
+    };
+    io::Error::new(error.kind(), named)
+}
+
+fn number_of(error: &io::Error) -> Option<i32> {
+    let named = error.get_ref().and_then(|error| error.downcast_ref());
+    error
+        .raw_os_error()
+        .or_else(|| named.and_then(|named: &Named| named.number))
+}
+
+/// Whether the disk cannot read what is there, and not something else went wrong.
+pub fn is_medium_error(error: &io::Error) -> bool {
+    let number = number_of(error);
+    number.is_some_and(|number| [libc::EIO, libc::EILSEQ, libc::ENODATA].contains(&number))
 }

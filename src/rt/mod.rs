@@ -59,7 +59,7 @@ mod task_tests;
 pub(crate) mod testing;
 
 pub use self::clock::{Instant, now, sleep, timeout, unix_ms};
-pub use self::file::{ALIGNMENT, File, OpenOptions};
+pub use self::file::{ALIGNMENT, File, OpenOptions, is_medium_error};
 pub use self::random::{random_bytes16, random_u64};
 pub use self::task::{Lane, Task, spawn, yield_if_needed, yield_now};
 pub use self::{blocking::blocking, io_buf::IoBuf, shared_file::SharedFile};

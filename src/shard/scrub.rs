@@ -2,11 +2,11 @@
 //! met yet, slowly and all over again.
 //!
 //! Runs on: its shard, `Lane::Background`.      Owner: `Shard`.
-//! Promises: `scrub.bytes.per.second` bounds what it reads; one chunk, one descriptor and one index
-//! at a time; nothing on disk says how far it is. A pass begins at a segment chosen by chance and
-//! goes round, so that a broker which is started again before a pass ends comes by every segment in
-//! time, the old ones as often as the new ones.
-//! What is damaged is told in one error line a stretch, and counted; the partition is served all
+//! Promises: `scrub.bytes.per.second` bounds what it reads; one chunk, one descriptor and one
+//! segment's indexes at a time; nothing on disk says how far it is. A pass begins at a segment
+//! chosen by chance and goes round, so that a broker which is started again before a pass ends
+//! comes by every segment in time, the old ones as often as the new ones.
+//! What is damaged is told in one error line a stretch, once, and counted; the partition is served all
 //! the same, but for that stretch.
 
 use std::cell::Cell;
@@ -24,10 +24,15 @@ use crate::telemetry::names::Counter;
 
 /// Bytes that are read and summed at a time.
 const CHUNK_BYTES_MAX: u64 = 256 << 10;
-/// At a low rate a chunk is smaller, so that no pause is longer than this part of a second: a
-/// deleted segment is kept as long.
-const PAUSES_PER_SECOND: u64 = 4;
+/// At a low rate a chunk is smaller, so that it comes as often as this, if that is possible.
+const CHUNKS_PER_SECOND: u64 = 4;
 const CHUNK_BYTES_MIN: u64 = 4096;
+/// A segment counts as so many bytes at least: opening it and reading its indexes is work as well.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+/// Within this time another rate counts, and a deleted segment is let go.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// What stands in the way of a segment is rarely over at once.
+const ERROR_PAUSE: Duration = Duration::from_secs(60);
 
 /// What people do about it.
 const REMEDY: &str = "these records are not served, all others are; stop the broker, restore the \
@@ -132,40 +137,58 @@ fn choose(counts: &[usize], chance: u64) -> Option<(usize, usize)> {
 
 /// Until the segment has been read, or is gone.
 async fn scrub_segment(shard: &Rc<Shard>, partition: &Rc<Partition>, base: Offset) {
+    let log: &Log = partition.log();
     loop {
         while shard.config().scrub_bytes_per_second == 0 {
             shard.settings_changed.notified().await;
         }
-        let is_ended = Cell::new(false);
+        while shard.storage.is_full() {
+            rt::sleep(ERROR_PAUSE).await; // an index could not be written
+        }
         let began = Cell::new(rt::now());
+        let read_bytes = Cell::new(0);
         let pace = async |bytes: u64| {
             shard.metrics.add(Counter::ScrubbedBytes, bytes);
-            let rate = shard.config().scrub_bytes_per_second;
-            let Some(pause) = pause(bytes, rate, began.get().elapsed()) else {
-                is_ended.set(true);
-                return false;
-            };
-            if pause.is_zero() {
-                rt::yield_now().await;
-            } else {
-                rt::sleep(pause).await;
-            }
+            read_bytes.set(read_bytes.get() + bytes);
+            let is_going_on = wait(shard, log, base, (bytes, began.get())).await;
             began.set(rt::now());
-            true
+            is_going_on
         };
         let chunk_bytes = chunk_bytes(shard.config().scrub_bytes_per_second);
-        let log: &Log = partition.log();
-        match log.scrub(base, chunk_bytes, &pace).await {
+        let scrubbed = log.scrub(base, chunk_bytes, &pace).await;
+        let is_switched_off = shard.config().scrub_bytes_per_second == 0;
+        match scrubbed {
             Ok(Some(scrubbed)) => report(shard, partition.id(), &scrubbed),
-            Ok(None) if is_ended.get() => continue,
+            Ok(None) if is_switched_off => continue,
             Ok(None) => {}
             Err(error) => {
                 let partition = shard.name(partition.id());
                 tracing::warn!(partition, %error, "a sealed segment could not be checked");
-                rt::yield_now().await;
+                rt::sleep(ERROR_PAUSE).await;
             }
         }
+        let left = SEGMENT_BYTES_MIN.saturating_sub(read_bytes.get());
+        wait(shard, log, base, (left, began.get())).await;
         return;
+    }
+}
+
+/// Waits as long as `bytes` take at the rate in force, from `since` on; whether there is more to
+/// be read of the segment then.
+async fn wait(shard: &Shard, log: &Log, base: Offset, (bytes, since): (u64, Instant)) -> bool {
+    rt::yield_now().await;
+    loop {
+        let rate = shard.config().scrub_bytes_per_second;
+        let Some(left) = pause(bytes, rate, since.elapsed()) else {
+            return false;
+        };
+        if !log.has_sealed(base) {
+            return false;
+        }
+        if left.is_zero() {
+            return true;
+        }
+        rt::sleep(left.min(PAUSE_MAX)).await;
     }
 }
 
@@ -178,13 +201,13 @@ fn pause(bytes: u64, rate: u64, took: Duration) -> Option<Duration> {
 
 /// Pure.
 fn chunk_bytes(rate: u64) -> usize {
-    let bytes = (rate / PAUSES_PER_SECOND).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+    let bytes = (rate / CHUNKS_PER_SECOND).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
     usize::try_from(bytes / CHUNK_BYTES_MIN * CHUNK_BYTES_MIN).unwrap_or(usize::MAX)
 }
 
 fn report(shard: &Shard, id: TopicPartition, scrubbed: &Scrubbed) {
     shard.metrics.increment(Counter::ScrubbedSegments);
-    for stretch in &scrubbed.damaged {
+    for stretch in &scrubbed.news {
         shard.metrics.increment(Counter::ScrubDamages);
         tracing::error!(
             partition = shard.name(id),

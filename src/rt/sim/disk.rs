@@ -53,7 +53,7 @@ pub struct Fault {
     pub op: DiskOp,
     /// On which paths: those that contain this.
     pub path: String,
-    /// How they fail, for example `StorageFull`.
+    /// How they fail, for example `StorageFull`. `Other` is EIO, which has no kind of its own.
     pub error: io::ErrorKind,
     /// How many succeed first.
     pub skip: u64,
@@ -499,7 +499,10 @@ impl State {
                 continue;
             }
             fault.times -= 1;
-            return Err(err(fault.error));
+            return Err(match fault.error {
+                io::ErrorKind::Other => io::Error::from_raw_os_error(libc::EIO),
+                kind => err(kind),
+            });
         }
         Ok(())
     }
