@@ -122,6 +122,16 @@ fn each_damaged_file_is_one_finding_that_says_who_mends_it() {
         flip(&path, at);
         assert_eq!(found, [(path, cure.to_owned())], "byte {at}");
     }
+    // what the system does not give is one more finding
+    let unreadable = dir.path().join("topics/c-0/leader-epoch-checkpoint");
+    std::fs::remove_file(&unreadable).expect("there");
+    std::fs::create_dir(&unreadable).expect("the test's own");
+    flip(&logs[1], 5000);
+    let found = findings(dir.path());
+    flip(&logs[1], 5000);
+    std::fs::remove_dir(&unreadable).expect("the test's own");
+    let paths: Vec<PathBuf> = found.into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths, [unreadable, logs[1].clone()]);
     std::fs::remove_file(&logs[0]).expect("there");
     let found = findings(dir.path());
     assert_eq!(found, [(logs[0].clone(), RESTORE.to_owned())]);

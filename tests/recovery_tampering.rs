@@ -290,7 +290,6 @@ fn verdict(disk: &SimDisk, case: &Tampering) -> Result<Outcome, String> {
         4,
         corelog::shard::check::run(Path::new("/data")),
     );
-    let found = found.map_err(|error| format!("no check: {error}"))?;
     let outcome = life(&disk, 4, async {
         match try_recover().await {
             Ok(recovered) => check(case, &recovered).await,
@@ -321,7 +320,6 @@ fn verdict(disk: &SimDisk, case: &Tampering) -> Result<Outcome, String> {
 fn a_check_of_what_a_kill_has_left_finds_nothing() {
     let disk = killed();
     let report = life(&disk, 3, corelog::shard::check::run(Path::new("/data")));
-    let report = report.expect("readable");
     assert!(report.findings.is_empty(), "{:?}", report.findings);
     assert_eq!(report.partitions, u64::try_from(PARTITIONS).expect("small"));
     assert!(report.batches > 60, "{report:?}");

@@ -72,6 +72,16 @@ pub enum Error {
         /// What the broker says beside it.
         message: Option<String>,
     },
+    /// Kafka calls it retriable; here it is told, as the records do not come back by themselves.
+    #[error("partition {partition} of topic `{topic}`: the records at offset {offset} are damaged")]
+    Damaged {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The position that was asked for.
+        offset: i64,
+    },
     /// The metadata do not say where to go.
     #[error("{what} has no leader at present")]
     NoLeader {
@@ -106,6 +116,7 @@ impl Error {
             }
             Self::Disconnected { .. } | Self::TimedOut { .. } | Self::NoLeader { .. } => true,
             Self::Unreachable { .. }
+            | Self::Damaged { .. }
             | Self::Unsupported { .. }
             | Self::Unsendable { .. }
             | Self::Malformed { .. } => false,

@@ -194,6 +194,14 @@ impl Fetcher {
                     round.out_of_range.push(key);
                     continue;
                 }
+                if partition.error_code == ErrorCode::CorruptMessage.code() {
+                    let (topic, partition) = key;
+                    return Err(Error::Damaged {
+                        topic,
+                        partition,
+                        offset: position,
+                    });
+                }
                 let what = || format!("partition {} of topic `{}`", key.1, key.0);
                 Error::check(what, partition.error_code, None)?;
                 let records = partition.records.unwrap_or_default();

@@ -35,6 +35,8 @@ pub enum Cure {
     Restore,
     /// A decision: `corelog repair`.
     Repair,
+    /// Whoever sees to it that the system gives the file.
+    Access,
 }
 
 impl Cure {
@@ -43,6 +45,7 @@ impl Cure {
         match self {
             Self::Broker => "nothing is lost: the broker mends it or does without",
             Self::Restore => "restore it from a backup",
+            Self::Access => "not checked: see why the system does not give it, and check again",
             Self::Repair => "decided by `corelog repair` after the next start",
         }
     }
@@ -143,7 +146,7 @@ pub async fn check(
     let mut checked = Checked::default();
     let listing = Listing::read(dir).await?;
     check_small_files(dir, &listing, topic, &mut checked.findings).await?;
-    let extent = extent(dir, &listing, journaled, &mut checked.findings).await?;
+    let extent = extent(dir, &listing, journaled, &mut checked.findings).await;
     let log_start = extent.state.log_start.max(journaled.log_start);
     if let Err(Error::Corrupt { path, damage, .. }) = listing.check_start(dir, log_start)
         && extent.kind != End::OfFile
@@ -161,7 +164,12 @@ pub async fn check(
         if *base > extent.base || next.is_some_and(|next| next <= log_start) {
             continue; // written anew from the journal, or to be deleted
         }
-        check_segment(dir, (*base, *len, next), &extent, &mut checked).await?;
+        let done = check_segment(dir, (*base, *len, next), &extent, &mut checked).await;
+        if let Err(error) = done {
+            let path = dir.join(file_name(*base, FileKind::Log));
+            let finding = Finding::whole(path, &error, Cure::Access);
+            checked.findings.push(finding);
+        }
     }
     let is_hollow = !listing.logs.contains_key(&extent.base) && extent.end > 0;
     if is_hollow && journaled.next_segment.is_none_or(|next| next > log_start) {
@@ -192,19 +200,28 @@ async fn check_small_files(
         _ => {}
     }
     let path = dir.join(leader_epochs::FILE_NAME);
-    if let Some(Err(what)) = read_if_there(&path).await?.map(|bytes| epochs_in(&bytes)) {
+    let bytes = read_small(&path, findings).await;
+    if let Some(Err(what)) = bytes.map(|bytes| epochs_in(&bytes)) {
         findings.push(Finding::whole(path, &what, Cure::Broker));
     }
     for offset in &listing.snapshots {
         let path = dir.join(file_name(*offset, FileKind::Snapshot));
-        if let Some(Err(what)) = read_if_there(&path)
-            .await?
-            .map(|bytes| producer_snapshot::decode(&bytes))
-        {
+        let bytes = read_small(&path, findings).await;
+        if let Some(Err(what)) = bytes.map(|bytes| producer_snapshot::decode(&bytes)) {
             findings.push(Finding::whole(path, &what, Cure::Broker));
         }
     }
     Ok(())
+}
+
+async fn read_small(path: &Path, findings: &mut Vec<Finding>) -> Option<Vec<u8>> {
+    match read_if_there(path).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            findings.push(Finding::whole(path, &error, Cure::Access));
+            None
+        }
+    }
 }
 
 fn epochs_in(bytes: &[u8]) -> Result<LeaderEpochs, String> {
@@ -212,11 +229,12 @@ fn epochs_in(bytes: &[u8]) -> Result<LeaderEpochs, String> {
     LeaderEpochs::decode(text).map_err(|error| error.to_string())
 }
 
-async fn epochs_of(dir: &Path) -> Result<LeaderEpochs, Error> {
-    let bytes = read_if_there(&dir.join(leader_epochs::FILE_NAME)).await?;
-    Ok(bytes
+async fn epochs_of(dir: &Path) -> LeaderEpochs {
+    let bytes = read_if_there(&dir.join(leader_epochs::FILE_NAME)).await;
+    let bytes = bytes.unwrap_or_default(); // told by now
+    bytes
         .and_then(|bytes| epochs_in(&bytes).ok())
-        .unwrap_or_default())
+        .unwrap_or_default()
 }
 
 /// Finds what recovery would begin with.
@@ -225,34 +243,34 @@ async fn extent(
     listing: &Listing,
     journaled: &Journaled,
     findings: &mut Vec<Finding>,
-) -> Result<Extent, Error> {
+) -> Extent {
     if let Some(record) = &journaled.record {
-        return Ok(Extent {
+        return Extent {
             base: record.segment_base,
             end: record.end_position.min(record.destaged_position),
             state: record.clone(),
             kind: End::Flushed,
-        });
+        };
     }
-    let state = state_in(dir, findings).await?;
+    let state = state_in(dir, findings).await;
     if journaled.first_segment.is_some() && !journaled.lacks_checkpoint {
         let state = state.unwrap_or_default();
-        return Ok(Extent {
+        return Extent {
             base: state.segment_base,
             end: state.end_position,
             state,
             kind: End::Flushed,
-        });
+        };
     }
     if let Some(state) = state {
         match listing.agrees_with(dir, &state) {
             Ok(true) => {
-                return Ok(Extent {
+                return Extent {
                     base: state.segment_base,
                     end: state.end_position,
                     state,
                     kind: End::Exact,
-                });
+                };
             }
             Err(Error::Corrupt {
                 path,
@@ -269,7 +287,7 @@ async fn extent(
     }
     let state = LogCheckpoint {
         is_dense: false,
-        epochs: epochs_of(dir).await?,
+        epochs: epochs_of(dir).await,
         ..LogCheckpoint::default()
     };
     let last = listing
@@ -282,28 +300,26 @@ async fn extent(
         (None, Some(last)) => last,
         (None, None) => (Offset::ZERO, 0),
     };
-    Ok(Extent {
+    Extent {
         base,
         end,
         state,
         kind: End::OfFile,
-    })
+    }
 }
 
-async fn state_in(dir: &Path, findings: &mut Vec<Finding>) -> Result<Option<LogCheckpoint>, Error> {
+async fn state_in(dir: &Path, findings: &mut Vec<Finding>) -> Option<LogCheckpoint> {
     let path = dir.join(checkpoint::FILE_NAME);
-    let Some(bytes) = read_if_there(&path).await? else {
-        return Ok(None);
-    };
+    let bytes = read_small(&path, findings).await?;
     match LogCheckpoint::decode_file(&bytes) {
-        Ok(state) => Ok(Some(state)),
+        Ok(state) => Some(state),
         Err(error) => {
             let cure = match error {
                 checkpoint::CheckpointError::Version { .. } => Cure::Restore,
                 _ => Cure::Broker,
             };
             findings.push(Finding::whole(path, &error, cure));
-            Ok(None)
+            None
         }
     }
 }
@@ -329,7 +345,8 @@ async fn check_segment(
         index_interval_bytes: LogSettings::default().index_interval_bytes,
     };
     let size_bytes = expected.size_bytes;
-    let indexes = read_indexes(dir, base, len, None).await?;
+    let indexes = read_indexes(dir, base, len, None).await;
+    let indexes = indexes.unwrap_or_default(); // told as no index
     let path = dir.join(file_name(base, FileKind::Log));
     let mut found = verify(&path, Verifier::new(expected, indexes), size_bytes).await?;
     checked.segments += 1;
@@ -362,7 +379,7 @@ async fn check_segment(
         let kind = match fault {
             IndexFault::Time { .. } => FileKind::TimeIndex,
             IndexFault::Offset { .. } => FileKind::OffsetIndex,
-            IndexFault::Unreadable => unreadable_of(dir, base, len).await?,
+            IndexFault::Unreadable => unreadable_of(dir, base, len).await,
         };
         let path = dir.join(file_name(base, kind));
         checked
@@ -373,14 +390,14 @@ async fn check_segment(
 }
 
 /// Which of the two indexes it is.
-async fn unreadable_of(dir: &Path, base: Offset, len: u64) -> Result<FileKind, Error> {
+async fn unreadable_of(dir: &Path, base: Offset, len: u64) -> FileKind {
     let path = dir.join(file_name(base, FileKind::OffsetIndex));
-    let bytes = read_if_there(&path).await?;
+    let bytes = read_if_there(&path).await.unwrap_or_default();
     let decoded = bytes.map(|bytes| OffsetIndex::decode(&bytes, len));
-    Ok(match decoded {
+    match decoded {
         Some(Ok(_)) => FileKind::TimeIndex,
         _ => FileKind::OffsetIndex,
-    })
+    }
 }
 
 fn told(stretch: &DamagedStretch) -> String {

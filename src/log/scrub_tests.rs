@@ -234,6 +234,28 @@ fn an_index_that_does_not_fit_is_derived_again() {
 }
 
 #[test]
+fn a_missing_index_of_a_damaged_segment_is_made_of_what_is_intact() {
+    let disk = SimDisk::new(1);
+    let base = life(&disk, async || {
+        let log = filled().await;
+        log.close().await.unwrap();
+        log.sealed_bases()[1]
+    });
+    disk.poke(path(base, FileKind::Log), 5000, &[7]).unwrap();
+    life(&disk, async || {
+        let index = path(base, FileKind::OffsetIndex);
+        fs::remove_file(&index).await.unwrap();
+        let log = open().await;
+        let damaged = scrub(&log).await;
+        assert_eq!(damaged.len(), 1, "{damaged:?}");
+        assert!(!fs::read(&index).await.unwrap().is_empty());
+        let left = i64::try_from(read(&log).await.len()).unwrap();
+        assert_eq!(left, 300 - damaged[0].next.distance_from(damaged[0].from));
+        assert_eq!(scrub(&log).await, damaged);
+    });
+}
+
+#[test]
 fn a_segment_deleted_meanwhile_is_left_and_its_damage_forgotten() {
     Sim::new(1).run(async {
         let log = filled().await;
@@ -356,5 +378,75 @@ fn a_batch_that_claims_to_end_behind_its_segment_is_told_to_whoever_comes_first(
             error => panic!("{error}"),
         };
         assert!(matches!(damage, Damage::BeyondSegment { .. }), "{damage}");
+    });
+}
+
+/// A batch as Kafka may have left it: its records, of which compaction took some or all, and the
+/// offsets up to `last`.
+fn kafka_batch(base: i64, last: i64, records: i32, epoch: i32) -> Vec<u8> {
+    let mut builder = BatchBuilder::new()
+        .base_offset(Offset::new(base))
+        .leader_epoch(LeaderEpoch(epoch));
+    for record in 0..i64::from(records.max(1)) {
+        builder.push(5000 + base + record, Some(&[0, 0, 0, 1]), Some(&[0; 6]));
+    }
+    let mut batch = builder.build();
+    if records == 0 {
+        batch.truncate(61);
+        batch[8..12].copy_from_slice(&49_i32.to_be_bytes());
+        batch[57..61].copy_from_slice(&0_i32.to_be_bytes());
+    }
+    let delta = i32::try_from(last - base).unwrap();
+    batch[23..27].copy_from_slice(&delta.to_be_bytes());
+    signed(batch)
+}
+
+fn signed(mut batch: Vec<u8>) -> Vec<u8> {
+    let crc = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch
+}
+
+#[test]
+fn nothing_of_a_sound_log_of_kafka_is_damage() {
+    Sim::new(1).run(async {
+        let mut control = kafka_batch(30, 30, 1, 3);
+        control[22] |= 0x20;
+        let first = [
+            kafka_batch(4, 9, 2, -1),
+            kafka_batch(15, 20, 0, 3),
+            signed(control),
+            kafka_batch(40, 40, 1, -1),
+        ];
+        let second = [kafka_batch(120, 122, 3, 4), kafka_batch(130, 139, 1, 2)];
+        fs::create_dir_all(DIR).await.unwrap();
+        for (base, batches) in [(0, first.concat()), (100, second.concat())] {
+            let path = path(Offset::new(base), FileKind::Log);
+            fs::write_atomic(path, batches).await.unwrap();
+        }
+        fs::write_atomic(
+            path(Offset::new(200), FileKind::Log),
+            kafka_batch(200, 200, 1, 4),
+        )
+        .await
+        .unwrap();
+        let epochs = PathBuf::from(DIR).join("leader-epoch-checkpoint");
+        fs::write_atomic(epochs, "0\n2\n1 0\n4 35\n").await.unwrap();
+        let log = open().await;
+        assert_eq!(log.sealed_count(), 2);
+        for _ in 0..2 {
+            assert_eq!(scrub(&log).await, []);
+            let expected = [
+                4..=9,
+                15..=20,
+                30..=30,
+                40..=40,
+                120..=122,
+                130..=139,
+                200..=200,
+            ];
+            let expected: Vec<i64> = expected.into_iter().flatten().collect();
+            assert_eq!(read(&log).await, expected);
+        }
     });
 }

@@ -112,21 +112,15 @@ const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
 impl Partition {
     /// Reads batches for a fetch: whole ones, the first may begin below the offset asked for.
-    ///
-    /// Damage is told as such, and not as an offline partition: clients repeat that for ever, and
-    /// the partition does serve what is around the damage.
     pub async fn read(&self, part: &FetchPart) -> Result<Fetched, Error> {
         let available = self.available(part)?;
         let (start, end) = (part.fetch_offset, available.high_watermark);
         let plan = self
             .log()
             .read(start, part.size_bytes_max, end, part.must_progress)
-            .await;
-        match plan {
-            Ok(plan) => Ok(Fetched { available, plan }),
-            Err(error @ log::Error::Corrupt { .. }) => Err(Error::CorruptBatch(error.to_string())),
-            Err(error) => Err(error.into()),
-        }
+            .await
+            .map_err(told)?;
+        Ok(Fetched { available, plan })
     }
 
     /// ListOffsets for one partition.
@@ -145,8 +139,11 @@ impl Partition {
             EARLIEST | EARLIEST_LOCAL => return Ok(at(offsets.log_start)),
             // without tiered storage nothing is uploaded and nothing waits for it
             LATEST_TIERED | EARLIEST_PENDING_UPLOAD => return Ok(OffsetAnswer::NONE),
-            MAX_TIMESTAMP => self.log().max_timestamp(end).await?,
-            timestamp => self.log().offset_for_timestamp(timestamp, end).await?,
+            MAX_TIMESTAMP => self.log().max_timestamp(end).await.map_err(told)?,
+            timestamp => {
+                let found = self.log().offset_for_timestamp(timestamp, end).await;
+                found.map_err(told)?
+            }
         };
         Ok(found.map_or(OffsetAnswer::NONE, |found| OffsetAnswer {
             offset: found.offset.get(),
@@ -162,5 +159,27 @@ impl Partition {
             timestamp: -1,
             leader_epoch: self.leader_epoch().0,
         }
+    }
+}
+
+/// Damage is told as such, and not as an offline partition: the partition does serve what is around
+/// it.
+fn told(error: log::Error) -> Error {
+    match error {
+        log::Error::Corrupt { .. } => Error::CorruptBatch(error.to_string()),
+        error => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_that_a_read_or_a_search_meets_does_not_make_the_partition_offline() {
+        let damaged = log::Error::corrupt("a", 7, log::Damage::Checksum);
+        assert!(matches!(told(damaged), Error::CorruptBatch(_)));
+        let io = log::Error::from(std::io::Error::from(std::io::ErrorKind::OutOfMemory));
+        assert!(!matches!(told(io), Error::CorruptBatch(_)));
     }
 }

@@ -19,7 +19,7 @@ use crate::journal::checkpoint_file::{self, Stored};
 use crate::journal::entry::Entry;
 use crate::journal::held::Head;
 use crate::journal::replay::{Replay, ReplayError};
-use crate::log::check::{self as log, Cure, Finding, Journaled};
+use crate::log::check::{self as log, Checked, Cure, Finding, Journaled};
 use crate::log::checkpoint::LogCheckpoint;
 use crate::log::delete::SET_ASIDE_SUFFIX;
 use crate::log::partition_metadata;
@@ -54,20 +54,23 @@ struct Check<'a> {
     report: Report,
 }
 
-/// Checks the data directory. An error is a file that the system does not give.
-pub async fn run(data_dir: &Path) -> io::Result<Report> {
+/// Checks the data directory. A file that the system does not give is a finding as well.
+pub async fn run(data_dir: &Path) -> Report {
     let mut check = Check {
         data_dir,
         image: Image::default(),
         journaled: BTreeMap::new(),
         report: Report::default(),
     };
-    let shard_count = check.identity().await?;
-    check.metadata(shard_count > 0).await?;
-    check.held().await?;
-    check.journals(shard_count).await?;
-    check.partitions().await?;
-    Ok(check.report)
+    let shard_count = check.identity().await;
+    let done = check.metadata(shard_count > 0).await;
+    check.note(&data_dir.join(METADATA_DIR), done);
+    let done = check.held().await;
+    check.note(data_dir, done);
+    check.journals(shard_count).await;
+    let done = check.partitions().await;
+    check.note(&data_dir.join(TOPICS_DIR), done);
+    check.report
 }
 
 impl Check<'_> {
@@ -75,22 +78,32 @@ impl Check<'_> {
         self.report.findings.push((None, finding));
     }
 
+    /// What the system did not give.
+    fn note(&mut self, path: &Path, done: io::Result<()>) {
+        if let Err(error) = done {
+            self.find(Finding::whole(path, &error, Cure::Access));
+        }
+    }
+
     /// The number of shards of the last run.
-    async fn identity(&mut self) -> io::Result<u16> {
+    async fn identity(&mut self) -> u16 {
         let path = self.data_dir.join(identity::FILE_NAME);
         let bytes = match fs::read(&path).await {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.find(Finding::whole(path, &"the file is missing", Cure::Restore));
-                return Ok(0);
+                return 0;
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.note(&path, Err(error));
+                return 0;
+            }
         };
         match Identity::decode(&bytes, &path) {
-            Ok(identity) => Ok(identity.shard_count),
+            Ok(identity) => identity.shard_count,
             Err(error) => {
                 self.find(Finding::whole(path, &error, Cure::Restore));
-                Ok(0)
+                0
             }
         }
     }
@@ -133,7 +146,13 @@ impl Check<'_> {
     async fn held(&mut self) -> io::Result<()> {
         for (id, path) in held::files(self.data_dir).await? {
             let name = name_of(&self.image, id);
-            let file = Bytes::from(fs::read(&path).await?);
+            let file = match fs::read(&path).await {
+                Ok(file) => Bytes::from(file),
+                Err(error) => {
+                    self.note(&path, Err(error));
+                    continue;
+                }
+            };
             let finding = match Head::decode(&file) {
                 Ok((head, entries)) => {
                     self.take_record(id, head.record.as_deref(), &path);
@@ -179,23 +198,24 @@ impl Check<'_> {
         }
     }
 
-    async fn journals(&mut self, shard_count: u16) -> io::Result<()> {
+    async fn journals(&mut self, shard_count: u16) {
         let root = self.data_dir.join(JOURNAL_DIR);
         for index in 0..shard_count {
             let dir = shard_dir(&root, index);
-            if let Stored::Unusable(error) = checkpoint_file::read(&dir).await? {
-                let path = checkpoint_file::path_in(&dir);
-                self.find(Finding::whole(path, &error, Cure::Broker));
+            let path = checkpoint_file::path_in(&dir);
+            match checkpoint_file::read(&dir).await {
+                Ok(Stored::Unusable(error)) => {
+                    self.find(Finding::whole(path, &error, Cure::Broker));
+                }
+                Ok(_) => {}
+                Err(error) => self.note(&path, Err(error)),
             }
-            if let Err(error) = self.journal(index, shard_count, &dir).await {
-                let finding = match error {
-                    ReplayError::Io(error) => return Err(error),
-                    error => Finding::whole(dir, &error, Cure::Restore),
-                };
-                self.find(finding);
+            match self.journal(index, shard_count, &dir).await {
+                Ok(()) => {}
+                Err(ReplayError::Io(error)) => self.note(&dir, Err(error)),
+                Err(error) => self.find(Finding::whole(dir, &error, Cure::Restore)),
             }
         }
-        Ok(())
     }
 
     async fn journal(
@@ -260,14 +280,14 @@ impl Check<'_> {
                 continue;
             }
             let journaled = self.journaled.remove(&id).unwrap_or_default();
-            self.partition(&dir, Some(id), &journaled).await?;
+            self.partition(&dir, Some(id), &journaled).await;
         }
         for dir in left {
             let id = id_of(&dir).await;
             if id.is_none_or(|id| !self.image.is_tombstoned(id.topic)) {
                 let journaled = id.and_then(|id| self.journaled.remove(&id));
                 self.partition(&dir, None, &journaled.unwrap_or_default())
-                    .await?;
+                    .await;
             }
         }
         for (id, journaled) in std::mem::take(&mut self.journaled) {
@@ -281,16 +301,14 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn partition(
-        &mut self,
-        dir: &Path,
-        id: Option<TopicPartition>,
-        journaled: &Journaled,
-    ) -> io::Result<()> {
+    async fn partition(&mut self, dir: &Path, id: Option<TopicPartition>, journaled: &Journaled) {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let topic = id.map(|id| id.topic);
         let checked = log::check(dir, topic, journaled).await;
-        let checked = checked.map_err(|error| io::Error::other(error.to_string()))?;
+        let checked = checked.unwrap_or_else(|error| Checked {
+            findings: vec![Finding::whole(dir, &error, Cure::Access)],
+            ..Checked::default()
+        });
         self.report.partitions += 1;
         self.report.segments += checked.segments;
         self.report.batches += checked.batches;
@@ -298,7 +316,6 @@ impl Check<'_> {
         let findings = checked.findings.into_iter();
         let findings = findings.map(|finding| (Some(name.clone().into_owned()), finding));
         self.report.findings.extend(findings);
-        Ok(())
     }
 }
 

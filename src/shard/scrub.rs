@@ -6,8 +6,8 @@
 //! segment's indexes at a time; nothing on disk says how far it is. A pass begins at a segment
 //! chosen by chance and goes round, so that a broker which is started again before a pass ends
 //! comes by every segment in time, the old ones as often as the new ones.
-//! What is damaged is told in one error line a stretch, once, and counted; the partition is served all
-//! the same, but for that stretch.
+//! What is damaged is told in one error line a stretch, once, and counted; the partition is served
+//! all the same, but for that stretch.
 
 use std::cell::Cell;
 use std::rc::Rc;
