@@ -604,6 +604,17 @@ mod tests {
     }
 
     #[test]
+    fn bytes_behind_the_last_batch_concern_no_records() {
+        let (mut bytes, indexes) = segment(&dense(10));
+        bytes.resize(bytes.len() + 5000, 0);
+        let found = verify(expected(70, bytes.len(), true), &bytes, indexes);
+        let [one] = found.damaged[..] else {
+            panic!("{found:?}")
+        };
+        assert!(!one.has_records(), "{one:?}");
+    }
+
+    #[test]
     fn what_cannot_be_read_ends_at_the_next_indexed_batch() {
         let (bytes, indexes) = segment(&dense(40));
         let mut verifier = Verifier::new(expected(130, bytes.len(), true), Some(indexes));
