@@ -260,7 +260,8 @@ pub(crate) async fn spread(shard: Rc<Shard>) {
 
 impl Shard {
     /// Writes something that must be possible on a full disk: where only space is missing, once
-    /// more with the reserve given up. The storage learns of every error.
+    /// more with the reserve given up, by this writer or by another that was first. The storage
+    /// learns of every error.
     ///
     /// Cancel: as `work`.
     pub(crate) async fn write<T, E: WriteError>(
@@ -271,9 +272,10 @@ impl Shard {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
-        if !self.storage.on_error(&error) || !self.reserve.give_up().await {
+        if !self.storage.on_error(&error) {
             return Err(error);
         }
+        self.reserve.give_up().await;
         let again = work().await;
         if let Err(error) = &again {
             self.storage.on_error(error);
