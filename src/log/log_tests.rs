@@ -779,6 +779,20 @@ fn recovery_repeats_a_truncation_though_a_later_one_made_room_for_other_batches(
 }
 
 #[test]
+fn a_directory_opens_whose_creation_and_the_start_behind_it_were_cut_off() {
+    Sim::new(23).run(async {
+        fs::create_dir_all(DIR).await.unwrap();
+        for name in ["partition.metadata", "partition.metadata.tmp"] {
+            let cut_off = std::path::Path::new(DIR).join(name);
+            fs::write_new(&cut_off, Vec::new()).await.unwrap();
+        }
+        let log = open(small_segments()).await;
+        fill(&log, 1).await;
+        assert!(!names().await.iter().any(|name| has_extension(name, "tmp")));
+    });
+}
+
+#[test]
 fn the_segment_of_a_truncation_stays_until_a_checkpoint_has_it() {
     Sim::new(21).run(async {
         let log = open(small_segments()).await;

@@ -175,7 +175,11 @@ impl Log {
         check_topic(&dir, &listing, topic_partition.topic).await?;
         for (name, len) in &listing.leftovers {
             if name.ends_with(TEMPORARY_SUFFIX) {
-                fs::remove_file(dir.join(name)).await?;
+                match fs::remove_file(dir.join(name)).await {
+                    // that of the topic's id, which has just been written again under this name
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    removed => removed?,
+                }
             } else {
                 leftovers.push(Waste {
                     path: dir.join(name),
