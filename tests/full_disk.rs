@@ -361,10 +361,13 @@ fn life_without_a_free_byte(seed: u64) -> SimDisk {
         fill_disk(&disk, RESERVE_BYTES + MARGIN_BYTES + (16 << 20)).await;
         wait_until_healthy(&shard).await;
         assert_eq!(
-            disk.peek("/data/reserve").unwrap().len() as u64,
+            disk.peek("/data/reserve").expect("taken").len() as u64,
             RESERVE_BYTES
         );
-        assert_eq!(produce(&shard, orders, next).await.unwrap().get(), next);
+        assert_eq!(
+            produce(&shard, orders, next).await.expect("appends").get(),
+            next
+        );
     });
     disk
 }
