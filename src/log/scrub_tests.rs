@@ -105,6 +105,17 @@ fn life<T>(disk: &SimDisk, test: impl AsyncFnOnce() -> T) -> T {
     Sim::with_disk(1, disk.clone()).run(test())
 }
 
+/// A disk with a closed log, and the base of its second segment.
+fn filled_and_closed() -> (SimDisk, Offset) {
+    let disk = SimDisk::new(1);
+    let base = life(&disk, async || {
+        let log = filled().await;
+        log.close().await.unwrap();
+        log.sealed_bases()[1]
+    });
+    (disk, base)
+}
+
 #[test]
 fn every_flipped_byte_of_a_sealed_segment_is_found_and_only_its_batch_is_not_served() {
     let disk = SimDisk::new(1);
@@ -235,12 +246,7 @@ fn an_index_that_does_not_fit_is_derived_again() {
 
 #[test]
 fn a_missing_index_of_a_damaged_segment_is_made_of_what_is_intact() {
-    let disk = SimDisk::new(1);
-    let base = life(&disk, async || {
-        let log = filled().await;
-        log.close().await.unwrap();
-        log.sealed_bases()[1]
-    });
+    let (disk, base) = filled_and_closed();
     disk.poke(path(base, FileKind::Log), 5000, &[7]).unwrap();
     life(&disk, async || {
         let index = path(base, FileKind::OffsetIndex);
@@ -295,12 +301,7 @@ fn a_segment_deleted_meanwhile_is_left_and_its_damage_forgotten() {
 /// A stopped log, and a segment of it of which the disk does not read the second block `times`
 /// times in each of so many passes.
 fn unreadable(times: u64, passes: u64, error: std::io::ErrorKind) -> (SimDisk, Offset) {
-    let disk = SimDisk::new(1);
-    let base = life(&disk, async || {
-        let log = filled().await;
-        log.close().await.unwrap();
-        log.sealed_bases()[1]
-    });
+    let (disk, base) = filled_and_closed();
     let path = path(base, FileKind::Log);
     let blocks = disk.peek(&path).unwrap().len().div_ceil(CHUNK_BYTES);
     for pass in 0..passes {
@@ -360,12 +361,7 @@ fn an_error_that_is_not_the_disks_is_no_damage_and_tried_again() {
 
 #[test]
 fn a_batch_that_claims_to_end_behind_its_segment_is_told_to_whoever_comes_first() {
-    let disk = SimDisk::new(1);
-    let base = life(&disk, async || {
-        let log = filled().await;
-        log.close().await.unwrap();
-        log.sealed_bases()[1]
-    });
+    let (disk, base) = filled_and_closed();
     let path = path(base, FileKind::Log);
     let byte = disk.peek(&path).unwrap()[24];
     disk.poke(&path, 24, &[byte ^ 1]).unwrap();

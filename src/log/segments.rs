@@ -98,22 +98,10 @@ impl Segments {
 
     /// What is whole of a segment, in file order.
     pub fn sound_parts(&self, segment: &SealedSegment) -> Vec<SoundPart> {
-        let mut start = 0;
-        let mut parts = Vec::new();
-        for stretch in self.damaged(segment.base_offset) {
-            parts.push(SoundPart {
-                start,
-                end: stretch.position,
-                next_offset: stretch.from,
-            });
-            start = stretch.end;
-        }
-        parts.push(SoundPart {
-            start,
-            end: segment.size_bytes,
-            next_offset: segment.next_offset,
-        });
-        parts
+        let count = self.damaged(segment.base_offset).len() + 1;
+        (0..count)
+            .map(|number| self.part(segment, number))
+            .collect()
     }
 
     /// The part of a segment in which `offset` lies; or the damage there.
@@ -123,23 +111,24 @@ impl Segments {
         offset: Offset,
     ) -> Result<SoundPart, DamagedStretch> {
         let damaged = self.damaged(segment.base_offset);
-        if damaged.is_empty() {
-            return Ok(SoundPart {
-                start: 0,
-                end: segment.size_bytes,
-                next_offset: segment.next_offset,
-            });
-        }
         let is_in = |stretch: &&DamagedStretch| (stretch.from..stretch.next).contains(&offset);
         if let Some(stretch) = damaged.iter().find(is_in) {
             return Err(*stretch);
         }
-        let before = damaged
-            .iter()
-            .filter(|stretch| stretch.next <= offset)
-            .count();
-        let part = self.sound_parts(segment).into_iter().nth(before);
-        Ok(part.expect("there is a part behind every stretch"))
+        let before = damaged.iter().filter(|stretch| stretch.next <= offset);
+        Ok(self.part(segment, before.count()))
+    }
+
+    /// What is between the damaged stretch before this number and the one that has it.
+    fn part(&self, segment: &SealedSegment, number: usize) -> SoundPart {
+        let damaged = self.damaged(segment.base_offset);
+        let before = number.checked_sub(1).and_then(|before| damaged.get(before));
+        let behind = damaged.get(number);
+        SoundPart {
+            start: before.map_or(0, |stretch| stretch.end),
+            end: behind.map_or(segment.size_bytes, |stretch| stretch.position),
+            next_offset: behind.map_or(segment.next_offset, |stretch| stretch.from),
+        }
     }
 
     /// Takes out the segments that lie wholly below `log_start`, oldest first.

@@ -356,8 +356,8 @@ async fn checkpoint(shard: &Rc<Shard>, wanted: Wanted) -> Result<(), CheckpointE
         return Ok(()); // nothing would be freed
     }
     let mut records = Vec::new();
-    let mut flushed = futures_util::stream::iter(partitions.clone())
-        .map(flush_one)
+    let mut flushed = futures_util::stream::iter(&partitions)
+        .map(|partition| flush_one(partition.clone()))
         .buffer_unordered(FLUSHES_AT_ONCE);
     while let Some(outcome) = flushed.next().await {
         let (record, pinned) = outcome?;

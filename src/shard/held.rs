@@ -46,16 +46,19 @@ fn path_of(data_dir: &Path, id: TopicPartition) -> PathBuf {
     data_dir.join(HELD_DIR).join(file_name(id))
 }
 
+/// What lies where the files are; nothing where none was ever made.
+async fn entries(root: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(root).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries,
+    }
+}
+
 /// The partitions that have a file.
 pub(super) async fn list(data_dir: &Path) -> io::Result<BTreeSet<TopicPartition>> {
     let root = data_dir.join(HELD_DIR);
-    let entries = match fs::read_dir(&root).await {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        Err(error) => return Err(error),
-    };
     let mut found = BTreeSet::new();
-    for entry in entries {
+    for entry in entries(&root).await? {
         let name = entry.name.to_string_lossy();
         if let Some(id) = parse_file_name(&name) {
             found.insert(id);
@@ -71,11 +74,7 @@ pub(super) async fn list(data_dir: &Path) -> io::Result<BTreeSet<TopicPartition>
 /// The files that are there; changes nothing.
 pub(super) async fn files(data_dir: &Path) -> io::Result<BTreeMap<TopicPartition, PathBuf>> {
     let root = data_dir.join(HELD_DIR);
-    let entries = match fs::read_dir(&root).await {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error),
-    };
+    let entries = entries(&root).await?;
     let named = entries.iter().filter_map(|entry| {
         let id = parse_file_name(&entry.name.to_string_lossy())?;
         Some((id, root.join(&entry.name)))

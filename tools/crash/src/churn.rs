@@ -18,6 +18,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
+use crate::ledger::locked;
 use crate::topics::block_on;
 
 const PARTITIONS: i32 = 2;
@@ -271,8 +272,4 @@ fn is_done(
             Err((_, code)) => *code == already,
         })
     })
-}
-
-fn locked<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    value.lock().expect("no panic under the lock")
 }

@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, locked};
 use crate::producer::Lane;
 use crate::record::{self, RecordId};
 use crate::topics::GROUP_TOPICS;
@@ -264,10 +264,6 @@ fn contradiction(ledgers: &[Arc<Ledger>], sight: Sight) -> Option<String> {
     (acked != offset || usize::try_from(id.lane) != Ok(lane)).then(|| {
         format!("TAKEN BACK lane {lane}: {id:?} was seen at {offset}, and acked at {acked}")
     })
-}
-
-fn locked<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    value.lock().expect("no panic under the lock")
 }
 
 #[cfg(test)]

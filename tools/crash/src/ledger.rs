@@ -5,8 +5,8 @@
 //! violation, kept as a sentence.
 //! Invariants: [acked-prefix] the acknowledged sequences of a lane are `0..acked.len()`.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// The books of one producer.
 #[derive(Debug)]
@@ -25,6 +25,11 @@ struct Lane {
     acked: Vec<i64>,
 }
 
+/// What the lock guards. Nobody panics under one.
+pub(crate) fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().expect("no panic under the lock")
+}
+
 impl Ledger {
     pub(crate) fn new(lane_count: usize) -> Self {
         let lanes = (0..lane_count).map(|_| Lane::default()).collect();
@@ -38,18 +43,18 @@ impl Ledger {
 
     /// The sequence that the next record of `lane` carries.
     pub(crate) fn next_sequence(&self, lane: usize) -> u64 {
-        self.lanes.lock().expect("no panic under the lock")[lane].next_sequence
+        locked(&self.lanes)[lane].next_sequence
     }
 
     /// The record with that sequence was handed to the client library.
     pub(crate) fn on_sent(&self, lane: usize) {
-        self.lanes.lock().expect("no panic under the lock")[lane].next_sequence += 1;
+        locked(&self.lanes)[lane].next_sequence += 1;
         self.sent.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The broker acknowledged `sequence` of `lane` at `offset`.
     pub(crate) fn on_acked(&self, lane: usize, sequence: u64, offset: i64) {
-        let mut lanes = self.lanes.lock().expect("no panic under the lock");
+        let mut lanes = locked(&self.lanes);
         let acked = &mut lanes[lane].acked;
         let expected = u64::try_from(acked.len()).expect("usize fits u64");
         if sequence == expected {
@@ -64,14 +69,11 @@ impl Ledger {
     }
 
     pub(crate) fn on_violation(&self, sentence: String) {
-        self.violations
-            .lock()
-            .expect("no panic under the lock")
-            .push(sentence);
+        locked(&self.violations).push(sentence);
     }
 
     pub(crate) fn take_violations(&self) -> Vec<String> {
-        std::mem::take(&mut self.violations.lock().expect("no panic under the lock"))
+        std::mem::take(&mut *locked(&self.violations))
     }
 
     pub(crate) fn sent_count(&self) -> u64 {
@@ -91,9 +93,7 @@ impl Ledger {
 
     /// How many sequences of `lane` are acknowledged.
     pub(crate) fn acked_of(&self, lane: usize) -> usize {
-        self.lanes.lock().expect("no panic under the lock")[lane]
-            .acked
-            .len()
+        locked(&self.lanes)[lane].acked.len()
     }
 
     /// How many sequences of `lane` were sent.
@@ -103,7 +103,7 @@ impl Ledger {
 
     /// Offset that the acknowledgement of `sequence` named, if it is acknowledged and named one.
     pub(crate) fn acked_offset(&self, lane: usize, sequence: u64) -> Option<i64> {
-        let lanes = self.lanes.lock().expect("no panic under the lock");
+        let lanes = locked(&self.lanes);
         let index = usize::try_from(sequence).ok()?;
         lanes[lane]
             .acked
