@@ -847,6 +847,20 @@ fn a_truncation_is_repeated_though_the_segment_that_recovery_begins_with_is_gone
 }
 
 #[test]
+fn a_recovery_is_repeated_that_left_the_name_of_its_second_segment_only() {
+    Sim::new(23).run(async {
+        let log = open(small_segments()).await;
+        let entries = fill(&log, 50).await;
+        let (bytes, second) = (read_all(&log, 0).await, log.segment_bases()[1]);
+        drop(log);
+        fs::write_new(log_path(second), vec![]).await.unwrap();
+        let record = checkpoint::LogCheckpoint::default().encode();
+        let log = recover(&entries, Some(record)).await;
+        assert_eq!(read_all(&log, 0).await, bytes);
+    });
+}
+
+#[test]
 fn entries_that_do_not_join_take_only_their_partition_offline() {
     Sim::new(15).run(async {
         let log = open(small_segments()).await;

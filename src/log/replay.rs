@@ -581,7 +581,9 @@ impl PartitionReplay {
         {
             return Err(error);
         }
-        if self.knows_start {
+        // the base's segment may have been written here, under a name that a crash took back, while
+        // it left that of a later one
+        if self.knows_start && self.base.segment_base > log_start {
             self.listing.check_start(&self.dir, log_start)?;
         }
         self.complete_segment().await?;
