@@ -436,6 +436,12 @@ impl Log {
             state.refresh_destaged_end();
             state.offsets.assert_ordered();
             state.is_changed = true;
+            // what is written is no space ahead of the data any more
+            let segment = state.oldest_open_mut();
+            let ahead = segment.allocated_end.saturating_sub(run.end);
+            let written = segment.preallocated_bytes.saturating_sub(ahead);
+            segment.preallocated_bytes -= written;
+            self.context.give_preallocation(written);
         }
         Tail::on_destaged(&self.tail, run.base, run.end, !run.seals);
     }
