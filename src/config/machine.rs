@@ -72,6 +72,9 @@ pub struct MemoryPools {
     pub disk_bytes: u64,
     /// Responses that were not sent yet.
     pub response_bytes: u64,
+    /// What requests with long arrays are decoded into: beside the shard's memory, twice, for
+    /// Produce and for the others.
+    pub element_bytes: u64,
 }
 
 /// Why the settings do not fit the machine.
@@ -172,6 +175,9 @@ pub const JOURNAL_BYTES_MIN: u64 = 16 << 20;
 pub const JOURNAL_GRAIN_BYTES: u64 = 4 << 20;
 const FREE_DISK_DIVISOR: u64 = 20;
 const MEMORY_DIVISOR: u64 = 4;
+const ELEMENTS_DIVISOR: u64 = 32;
+/// Room for the arrays of a request of 16,384 elements.
+const ELEMENT_BYTES_MIN: u64 = 8 << 20;
 
 /// Resolves `auto` and `all`, and checks that the rest is possible here.
 pub fn resolve(
@@ -356,6 +362,7 @@ fn divide(memory_bytes: u64) -> MemoryPools {
         journal_bytes: part(1),
         disk_bytes: part(2),
         response_bytes: part(1),
+        element_bytes: (memory_bytes / ELEMENTS_DIVISOR).max(ELEMENT_BYTES_MIN),
     }
 }
 

@@ -20,8 +20,9 @@ pub const BATCH_LOG_OVERHEAD_BYTES: usize = 12;
 pub const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 /// Kafka's default for `socket.request.max.bytes`: the largest frame.
 pub const REQUEST_BYTES_DEFAULT: usize = 100 * 1024 * 1024;
-/// Elements in one array of a request, whatever the bytes would allow.
-pub const ARRAY_ELEMENTS_MAX: usize = 1_000_000;
+/// Elements in all arrays of a request together, whatever the bytes would allow: four times the
+/// partitions of a broker.
+pub const ARRAY_ELEMENTS_MAX: usize = 400_000;
 /// Tagged fields in one structure of a request.
 pub const TAGGED_FIELDS_MAX: usize = 10_000;
 /// Bytes of a string with a two-byte length.

@@ -24,11 +24,11 @@ use crate::rt::{self, Lane};
 use crate::server::dispatch;
 use crate::server::fetch_session::SharedSessions;
 use crate::server::frames::Frames;
+use crate::server::in_flight::InFlight;
 use crate::server::response::Response;
 use crate::server::writing;
-use crate::shard::budget::Charge;
 use crate::shard::shard::Shard;
-use crate::telemetry::names::{Counter, Gauge};
+use crate::telemetry::names::Counter;
 use crate::wire::api::ApiKey;
 
 /// Answers of one connection that may wait for durability at a time.
@@ -64,30 +64,8 @@ pub(crate) enum End {
     Refused(String),
 }
 
-/// A request between its frame and its answer: the memory it holds, and its place in the gauge.
-struct InFlight {
-    shard: Rc<Shard>,
-    _charge: Charge,
-}
-
-impl InFlight {
-    fn new(shard: &Rc<Shard>, charge: Charge) -> Self {
-        shard.metrics.raise(Gauge::InFlightRequests, 1);
-        Self {
-            shard: shard.clone(),
-            _charge: charge,
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.shard.metrics.lower(Gauge::InFlightRequests, 1);
-    }
-}
-
 struct Shared {
-    answers: Queue<(PendingAnswer, InFlight)>,
+    answers: Queue<(PendingAnswer, Rc<InFlight>)>,
     /// Told whenever an answer has been written and none is left.
     all_written: Notify,
     unwritten: std::cell::Cell<usize>,
@@ -165,17 +143,19 @@ async fn serve(
             Ok(None) => return End::Quiet,
             Err(end) => return end,
         };
-        let in_flight = InFlight::new(&shard, charge);
+        let is_produce = is_of(&frame, ApiKey::Produce);
+        let in_flight = Rc::new(InFlight::new(&shard, is_produce, charge));
         if shared.answers.is_closed() || shard.is_stopping() {
             return End::Quiet; // the writer met its end, or the broker comes to its own
         }
-        if !is_of(&frame, ApiKey::Produce) {
+        if !is_produce {
             while shared.unwritten.get() > 0 {
                 shared.all_written.notified().await;
             }
         }
         let may_wait = is_of(&frame, ApiKey::Fetch);
-        let dispatched = pin!(dispatch::dispatch(&shard, fetch_sessions, client, frame));
+        let of = (client, in_flight.clone());
+        let dispatched = pin!(dispatch::dispatch(&shard, fetch_sessions, of, frame));
         let answered = if may_wait {
             match select(dispatched, pin!(given_up(requests))).await {
                 Either::Left((answered, _)) => answered,
@@ -208,7 +188,10 @@ async fn given_up(requests: &mut Frames) {
 async fn write_answers(shared: &Shared, shard: &Shard, stream: &TcpStream) {
     while let Some((answer, in_flight)) = shared.answers.pop().await {
         let written = match answer.await {
-            Answer::Write(response) => writing::write(shard, stream, response).await,
+            Answer::Write(mut response) => {
+                in_flight.charge_answer(&mut response).await;
+                writing::write(shard, stream, response, &in_flight).await
+            }
             Answer::Nothing => Ok(()),
             Answer::Close => Err(std::io::ErrorKind::ConnectionAborted.into()),
         };

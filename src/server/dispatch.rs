@@ -16,12 +16,13 @@ use crate::server::handlers::{
     cluster, configs, fetch, group_offsets, groups, metadata, offsets, produce, producer_ids,
     topics,
 };
+use crate::server::in_flight::InFlight;
 use crate::server::response::Response;
 use crate::shard::shard::Shard;
 use crate::wire::api::ApiKey;
 use crate::wire::header::RequestHeader;
 use crate::wire::messages::{self, ColdResponse, Request};
-use crate::wire::{DecodeError, api_versions};
+use crate::wire::{DecodeError, api_versions, bounds};
 
 /// Decodes and handles one frame (without its length prefix).
 ///
@@ -29,7 +30,7 @@ use crate::wire::{DecodeError, api_versions};
 pub(crate) async fn dispatch(
     shard: &Rc<Shard>,
     fetch_sessions: &SharedSessions,
-    client: &ClientAt,
+    (client, in_flight): (&ClientAt, Rc<InFlight>),
     frame: Bytes,
 ) -> Result<PendingAnswer, End> {
     let start = rt::now();
@@ -41,6 +42,8 @@ pub(crate) async fn dispatch(
         let answer = api_versions::encode_unsupported(header.correlation_id).map_err(broken)?;
         return Ok(ready(answer.into()));
     }
+    let elements = bounds::count_elements(api, version, &body).map_err(refused)?;
+    in_flight.charge_elements(api, elements).await?;
     let request = messages::decode_request(&header, &body).map_err(refused)?;
     drop(body);
     let ctx = RequestContext {

@@ -83,9 +83,9 @@ impl Frames {
         let whole = size + 4;
         self.was_large = whole >= OWN_BUFFER_SIZE_BYTES_MIN;
         let mut frame = if self.was_large {
-            self.large_frame(whole).await?
+            self.large_frame(whole, &charge).await?
         } else {
-            self.small_frame(whole).await?
+            self.small_frame(whole, &charge).await?
         }
         .freeze();
         let received = u64::try_from(whole).unwrap_or(u64::MAX);
@@ -96,7 +96,7 @@ impl Frames {
 
     /// A frame alone in its memory, so that its batch is patched and kept in place. What was read
     /// before its size was known is copied.
-    async fn large_frame(&mut self, whole: usize) -> Result<BytesMut, End> {
+    async fn large_frame(&mut self, whole: usize, charge: &Charge) -> Result<BytesMut, End> {
         let mut frame = BytesMut::with_capacity(whole);
         let begun = self.buffer.len().min(whole);
         frame.extend_from_slice(&self.buffer.split_to(begun));
@@ -109,46 +109,21 @@ impl Frames {
             let missing = whole - frame.len();
             let read = self.stream.read_at_most(&mut frame, missing);
             let read = rt::timeout(patience::LOOK_INTERVAL, read).await;
-            self.check_body(read, (start, &mut last), whole)?;
+            check_body(read, (start, &mut last), whole, charge.is_wanted())?;
         }
         Ok(frame)
     }
 
     /// A frame cut off the front of the buffer, which it shares with its neighbours.
-    async fn small_frame(&mut self, whole: usize) -> Result<BytesMut, End> {
+    async fn small_frame(&mut self, whole: usize, charge: &Charge) -> Result<BytesMut, End> {
         let start = rt::now();
         let mut last = start;
         while self.buffer.len() < whole {
             let read = self.stream.read_small(&mut self.buffer);
             let read = rt::timeout(patience::LOOK_INTERVAL, read).await;
-            self.check_body(read, (start, &mut last), whole)?;
+            check_body(read, (start, &mut last), whole, charge.is_wanted())?;
         }
         Ok(self.buffer.split_to(whole))
-    }
-
-    /// Checks one read of a body that began at `start` and last brought something at `last`.
-    fn check_body(
-        &self,
-        read: Option<std::io::Result<usize>>,
-        (start, last): (rt::Instant, &mut rt::Instant),
-        whole: usize,
-    ) -> Result<(), End> {
-        match read {
-            Some(Ok(0)) => return Err(End::Refused("cut off within a request".into())),
-            Some(read) => {
-                read?;
-                *last = rt::now();
-            }
-            None => {}
-        }
-        let others_wait = self.shard.budget.is_request_awaited();
-        if patience::is_stalled(last.elapsed(), others_wait)
-            || patience::is_late(start.elapsed(), whole, others_wait)
-        {
-            let reason = format!("the body of a request of {whole} bytes did not arrive in time");
-            return Err(End::Refused(reason));
-        }
-        Ok(())
     }
 
     /// Returns when the client has closed the connection, or the connection broke. Reads ahead of
@@ -220,4 +195,28 @@ impl Frames {
              share: raise memory.per.shard"
         )))
     }
+}
+
+/// Checks one read of a body that began at `start` and last brought something at `last`.
+fn check_body(
+    read: Option<std::io::Result<usize>>,
+    (start, last): (rt::Instant, &mut rt::Instant),
+    whole: usize,
+    others_wait: bool,
+) -> Result<(), End> {
+    match read {
+        Some(Ok(0)) => return Err(End::Refused("cut off within a request".into())),
+        Some(read) => {
+            read?;
+            *last = rt::now();
+        }
+        None => {}
+    }
+    if patience::is_stalled(last.elapsed(), others_wait)
+        || patience::is_late(start.elapsed(), whole, others_wait)
+    {
+        let reason = format!("the body of a request of {whole} bytes did not arrive in time");
+        return Err(End::Refused(reason));
+    }
+    Ok(())
 }

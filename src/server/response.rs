@@ -26,7 +26,7 @@ pub(crate) enum Part {
 pub(crate) struct Response {
     pub(crate) parts: Vec<Part>,
     /// Memory that the parts hold until they are written.
-    pub(crate) _charge: Option<Charge>,
+    pub(crate) charge: Option<Charge>,
 }
 
 impl Response {
@@ -53,7 +53,7 @@ impl From<Bytes> for Response {
     fn from(bytes: Bytes) -> Self {
         Self {
             parts: vec![Part::Memory(bytes)],
-            _charge: None,
+            charge: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::rt;
 use crate::rt::net::TcpStream;
+use crate::server::in_flight::InFlight;
 use crate::server::patience;
 use crate::server::response::{Part, Response};
 use crate::shard::shard::Shard;
@@ -24,7 +25,10 @@ pub(crate) async fn write(
     shard: &Shard,
     stream: &TcpStream,
     response: Response,
+    in_flight: &InFlight,
 ) -> std::io::Result<()> {
+    let others_wait = || in_flight.is_awaited(response.charge.as_ref());
+    let to = (shard, stream);
     let mut memory: Vec<Bytes> = Vec::new();
     shard.metrics.add(Counter::BytesSent, response.size_bytes());
     for part in response.parts {
@@ -35,19 +39,20 @@ pub(crate) async fn write(
                 position,
                 size_bytes,
             } => {
-                watched(shard, stream, stream.write_all_vectored(&mut memory)).await?;
+                watched(to, &others_wait, stream.write_all_vectored(&mut memory)).await?;
                 memory.clear();
-                watched(shard, stream, stream.send_file(&file, position, size_bytes)).await?;
+                let send = stream.send_file(&file, position, size_bytes);
+                watched(to, &others_wait, send).await?;
             }
         }
     }
-    watched(shard, stream, stream.write_all_vectored(&mut memory)).await
+    watched(to, &others_wait, stream.write_all_vectored(&mut memory)).await
 }
 
 /// Awaits `write`, looking now and then whether the client still takes something.
 async fn watched(
-    shard: &Shard,
-    stream: &TcpStream,
+    (shard, stream): (&Shard, &TcpStream),
+    others_wait: &impl Fn() -> bool,
     write: impl Future<Output = std::io::Result<()>>,
 ) -> std::io::Result<()> {
     let mut write = pin!(write);
@@ -64,7 +69,7 @@ async fn watched(
             Duration::ZERO
         };
         seen = sent;
-        if patience::is_stalled(idle, shard.budget.is_response_awaited()) {
+        if patience::is_stalled(idle, others_wait()) {
             let peer = stream.peer_addr();
             if let Some(left_out) = shard.may_tell_of_connection() {
                 let what = "connection closed: the client does not take its answer";

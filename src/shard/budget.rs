@@ -4,10 +4,13 @@
 //! Promises: what a client sends is charged before it is read, whole frames, first come first
 //! served; a full produce pool holds back Produce bodies and nothing else, because every other
 //! request has a pool of its own.
-//! Invariants: [pool-order] request, then response, tail, journal: nobody waits for an earlier pool
-//! while holding a later one. The tail is bounded by `log::tail`, journal buffers by the journal.
+//! Invariants: [pool-order] request, elements, then response, tail, journal: nobody waits for an
+//! earlier pool while holding a later one. The tail is bounded by `log::tail`, journal buffers by
+//! the journal.
 //! Limits: a Produce frame larger than its pool takes the whole pool, alone; an answer holds at
 //! most a part of the response pool, so that clients that do not read cannot take it all at once.
+//! A few bytes of a frame may stand for hundreds in memory: what the elements of its arrays take
+//! is charged to pools of their own, of which a request that needs more than all is refused.
 
 use crate::config::machine::MemoryPools;
 use crate::rt::sync::{Permit, Semaphore};
@@ -17,6 +20,8 @@ use crate::rt::sync::{Permit, Semaphore};
 pub struct Budget {
     produce: Pool,
     control: Pool,
+    produce_elements: Pool,
+    control_elements: Pool,
     response: Pool,
 }
 
@@ -52,6 +57,16 @@ pub struct Charge {
 }
 
 impl Charge {
+    /// How much.
+    pub fn size_bytes(&self) -> usize {
+        self.permit.count()
+    }
+
+    /// Whether somebody waits for the pool that this is of.
+    pub fn is_wanted(&self) -> bool {
+        self.permit.is_wanted()
+    }
+
     /// Gives back what is above `size_bytes`.
     pub fn shrink_to(&mut self, size_bytes: usize) {
         let surplus = self.permit.count().saturating_sub(size_bytes);
@@ -63,6 +78,10 @@ impl Charge {
 const CONTROL_DIVISOR: u64 = 4;
 /// Answers of the largest size that the response pool holds.
 const RESPONSES_AT_ONCE: usize = 8;
+/// What one element of a request's arrays may come to: decoded, handled, answered.
+pub const ELEMENT_BYTES: usize = 512;
+/// What a Produce request takes beside its frame: hundreds of a connection may wait for the disk.
+const PRODUCE_BYTES: usize = 2 << 10;
 
 impl Budget {
     /// The request pool of the shard, divided: most of it for Produce.
@@ -72,13 +91,17 @@ impl Budget {
         Self {
             produce: pool(pools.request_bytes - control),
             control: pool(control),
+            produce_elements: pool(pools.element_bytes),
+            control_elements: pool(pools.element_bytes),
             response: pool(pools.response_bytes),
         }
     }
 
     /// Waits for room for a Produce frame.
     pub async fn charge_produce(&self, size_bytes: usize) -> Charge {
-        self.produce.charge(size_bytes).await
+        self.produce
+            .charge(size_bytes.saturating_add(PRODUCE_BYTES))
+            .await
     }
 
     /// Waits for room for any other frame.
@@ -91,9 +114,19 @@ impl Budget {
         self.control.size_bytes
     }
 
-    /// Whether somebody waits for room for a request.
-    pub fn is_request_awaited(&self) -> bool {
-        self.produce.room.waiting() > 0 || self.control.room.waiting() > 0
+    /// The most that the elements of one request may take.
+    pub fn element_bytes_max(&self) -> usize {
+        self.control_elements.size_bytes
+    }
+
+    /// Waits for room for what a Produce request is decoded into.
+    pub async fn charge_produce_elements(&self, size_bytes: usize) -> Charge {
+        self.produce_elements.charge(size_bytes).await
+    }
+
+    /// Waits for room for what any other request is decoded into.
+    pub async fn charge_control_elements(&self, size_bytes: usize) -> Charge {
+        self.control_elements.charge(size_bytes).await
     }
 
     /// The most that one answer may hold, one batch excepted (KIP-74).
@@ -101,12 +134,7 @@ impl Budget {
         self.response.size_bytes / RESPONSES_AT_ONCE
     }
 
-    /// Whether somebody waits for room for an answer.
-    pub fn is_response_awaited(&self) -> bool {
-        self.response.room.waiting() > 0
-    }
-
-    /// Waits for room for the records of an answer, which are held until it is written.
+    /// Waits for room for an answer, which is held until it is written.
     pub async fn charge_response(&self, size_bytes: usize) -> Charge {
         self.response.charge(size_bytes).await
     }

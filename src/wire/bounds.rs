@@ -368,9 +368,18 @@ pub const fn request_schema(api: ApiKey) -> &'static [Field] {
 
 /// Proves the shape of a request body; returns the bytes that its fields take.
 pub fn check(api: ApiKey, version: i16, body: &Bytes) -> Result<usize, DecodeError> {
+    Ok(walk_body(api, version, body)?.position())
+}
+
+/// Proves the shape of a request body; returns how many elements its arrays have together.
+pub fn count_elements(api: ApiKey, version: i16, body: &Bytes) -> Result<usize, DecodeError> {
+    Ok(walk_body(api, version, body)?.elements())
+}
+
+fn walk_body(api: ApiKey, version: i16, body: &Bytes) -> Result<Reader<'_>, DecodeError> {
     let mut reader = Reader::new(body, api.is_flexible(version));
     walk_fields(request_schema(api), version, &mut reader)?;
-    Ok(reader.position())
+    Ok(reader)
 }
 
 fn walk_fields(fields: &[Field], version: i16, reader: &mut Reader<'_>) -> Result<(), DecodeError> {
@@ -435,9 +444,9 @@ mod tests {
 
     #[test]
     fn all_arrays_together_have_a_limit() {
-        // 2 groups of 600,000 ints each are there byte by byte, but too many
-        let mut body = vec![0, 1, b't', 0, 9, 0x27, 0xc0];
-        body.extend_from_slice(&vec![0; 600_000 * 4]);
+        // 2 topics of 300,000 ints each are there byte by byte, but too many
+        let mut body = vec![0, 1, b't', 0, 4, 0x93, 0xe0];
+        body.extend_from_slice(&vec![0; 300_000 * 4]);
         let one = body.clone();
         body.extend_from_slice(&one);
         let mut two = vec![0, 0, 0, 2];
@@ -445,18 +454,18 @@ mod tests {
         assert!(matches!(
             check(ApiKey::DescribeLogDirs, 1, &Bytes::from(two)),
             Err(DecodeError::ArrayTooLong {
-                count: 600_000,
-                max: 399_998,
+                count: 300_000,
+                max: 99_998,
                 ..
             })
         ));
         let mut single = vec![0, 0, 0, 1];
         single.extend_from_slice(&one);
         let length = single.len();
-        assert_eq!(
-            check(ApiKey::DescribeLogDirs, 1, &Bytes::from(single)),
-            Ok(length)
-        );
+        let single = Bytes::from(single);
+        assert_eq!(check(ApiKey::DescribeLogDirs, 1, &single), Ok(length));
+        let counted = count_elements(ApiKey::DescribeLogDirs, 1, &single);
+        assert_eq!(counted, Ok(300_001));
     }
 
     #[test]

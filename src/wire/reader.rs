@@ -46,6 +46,11 @@ impl<'a> Reader<'a> {
         self.rest.len()
     }
 
+    /// Elements of all arrays so far, whether they were read or not.
+    pub(super) fn elements(&self) -> usize {
+        ARRAY_ELEMENTS_MAX - self.elements_left
+    }
+
     /// What was not read, as a slice of the frame.
     pub(super) fn into_rest(self) -> Bytes {
         self.frame.slice_ref(self.rest)

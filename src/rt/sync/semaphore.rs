@@ -193,6 +193,11 @@ impl Permit {
         self.count
     }
 
+    /// Whether somebody waits for permits of the same semaphore.
+    pub fn is_wanted(&self) -> bool {
+        !self.inner.waiters.borrow().is_empty()
+    }
+
     /// Takes `count` of them out into a permit of their own; `None` when there are fewer.
     pub fn split(&mut self, count: usize) -> Option<Self> {
         self.count = self.count.checked_sub(count)?;

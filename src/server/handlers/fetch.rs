@@ -29,6 +29,9 @@ use crate::wire::fetch::{
     self, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopic, FetchTopicResponse,
 };
 
+/// What the answer says of a partition, beside its records.
+const PARTITION_BYTES: usize = 64;
+
 /// One partition of the request: what to ask its home, or the refusal it already has.
 type Asked = Result<FetchPart, ErrorCode>;
 
@@ -61,7 +64,8 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
         if is_due {
             let (numbers, parts): (Vec<usize>, Vec<FetchPart>) =
                 share_out(&asked, &sizes, limit).into_iter().unzip();
-            let size_bytes = parts.iter().map(|part| part.size_bytes_max).sum();
+            let size_bytes: usize = parts.iter().map(|part| part.size_bytes_max).sum();
+            let size_bytes = size_bytes.saturating_add(asked.len() * PARTITION_BYTES);
             let mut charge = ctx.shard.budget.charge_response(size_bytes).await;
             let fetched = ctx.shard.read(parts).await;
             let fetched = numbers.into_iter().zip(fetched).collect();
@@ -70,7 +74,7 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
             charge.shrink_to(response::memory_bytes(&parts)); // file ranges hold none
             return Ok(Response {
                 parts,
-                _charge: Some(charge),
+                charge: Some(charge),
             });
         }
         await_data(ctx, &asked, &sizes, deadline).await;
@@ -147,7 +151,7 @@ fn refused(ctx: &RequestContext, code: ErrorCode) -> Result<Response, End> {
         .map_err(broken)?;
     Ok(Response {
         parts: with_records(frame.parts, Vec::new()),
-        _charge: None,
+        charge: None,
     })
 }
 

@@ -17,7 +17,7 @@ use crate::log::log::NewBatch;
 use crate::model::batch_builder;
 use crate::model::compression::Codec;
 use crate::model::error_code::ErrorCode;
-use crate::model::ids::TopicPartition;
+use crate::model::ids::{PartitionIndex, TopicPartition};
 use crate::model::limits;
 use crate::model::record::{self, RecordError};
 use crate::model::record_batch::{self, BatchError, BatchHeader, TimestampType};
@@ -45,9 +45,6 @@ const ACKS_ALL: i16 = -1;
 /// Replicas in sync of every partition: the one that there is.
 const IN_SYNC_REPLICAS: u32 = 1;
 
-/// Outcome of one partition, known now or when its append is durable.
-type Slot = Result<(), (ErrorCode, Option<Error>)>;
-
 /// Submits the batches of a request.
 pub(crate) async fn handle(
     ctx: RequestContext,
@@ -56,7 +53,6 @@ pub(crate) async fn handle(
     let acks = request.acks;
     let refused_whole = refuse_whole(&request);
     let mut topics: Vec<ProduceTopicResponse> = Vec::with_capacity(request.topics.len());
-    let mut slots: Vec<Slot> = Vec::with_capacity(request.partition_count());
     let mut parts: Vec<AppendPart> = Vec::new();
     let image = ctx.shard.image();
     let frame_bytes = records_bytes(&request);
@@ -70,34 +66,33 @@ pub(crate) async fn handle(
         let name = own_name(topic.topic);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for p in topic.partitions {
-            partitions.push(ProducePartitionResponse::refused(p.index, ErrorCode::None));
             let place = found
                 .and_then(|t| t.partition(p.index.get()))
                 .zip(config.as_deref());
-            let slot = match (refused_whole, place) {
-                (Some(code), _) => Err((code, None)),
-                (None, None) => Err((unknown, None)),
+            let refused = |code| ProducePartitionResponse::refused(p.index, code);
+            partitions.push(match (refused_whole, place) {
+                (Some(code), _) => refused(code),
+                (None, None) => refused(unknown),
                 // As in Kafka, the broker alone writes its own topics.
                 (None, Some(_)) if found.is_some_and(|t| t.is_internal()) => {
-                    Err((ErrorCode::InvalidTopicException, None))
+                    refused(ErrorCode::InvalidTopicException)
                 }
                 (None, Some((_, config)))
                     if acks == ACKS_ALL && config.min_insync_replicas > IN_SYNC_REPLICAS =>
                 {
-                    Err((ErrorCode::NotEnoughReplicas, None))
+                    refused(ErrorCode::NotEnoughReplicas)
                 }
                 (None, Some((partition, config))) => {
                     let records = p.records.unwrap_or_default();
                     match prepare(ctx.version, config, partition, records, frame_bytes).await {
                         Ok(part) => {
                             parts.push(part);
-                            Ok(())
+                            refused(ErrorCode::None) // until its outcome is known
                         }
-                        Err(error) => Err((errors::code(&error), Some(error))),
+                        Err(error) => explained(p.index, error),
                     }
                 }
-            };
-            slots.push(slot);
+            });
         }
         topics.push(ProduceTopicResponse {
             topic: name,
@@ -107,8 +102,9 @@ pub(crate) async fn handle(
     let pending = ctx.shard.append(parts).await;
     Ok(Box::pin(async move {
         let outcomes = pending.outcomes().await;
-        let refused = slots.iter().filter(|slot| slot.is_err()).count()
-            + outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        settle(&mut topics, outcomes);
+        let partitions = topics.iter().flat_map(|topic| &topic.partitions);
+        let refused = partitions.filter(|p| p.error != ErrorCode::None).count();
         let is_refused = refused > 0;
         let refused = u64::try_from(refused).unwrap_or(u64::MAX);
         ctx.shard.metrics.add(Counter::RefusedBatches, refused);
@@ -122,7 +118,7 @@ pub(crate) async fn handle(
         match acks {
             0 if is_refused => Answer::Close,
             0 => Answer::Nothing,
-            _ => answer(&ctx, topics, slots, outcomes).map_or(Answer::Close, Answer::Write),
+            _ => answer(&ctx, topics).map_or(Answer::Close, Answer::Write),
         }
     }))
 }
@@ -347,36 +343,23 @@ fn check_records(
     })
 }
 
-fn answer(
-    ctx: &RequestContext,
-    mut topics: Vec<ProduceTopicResponse>,
-    slots: Vec<Slot>,
-    outcomes: Vec<Result<Appended, Error>>,
-) -> Option<Response> {
-    let mut outcomes = outcomes.into_iter();
+/// Fills in what became of the batches that were submitted: the partitions not refused before.
+fn settle(topics: &mut [ProduceTopicResponse], outcomes: Vec<Result<Appended, Error>>) {
     let partitions = topics.iter_mut().flat_map(|t| &mut t.partitions);
-    for (partition, slot) in partitions.zip(slots) {
-        let outcome = match slot {
-            Ok(()) => outcomes
-                .next()
-                .expect("one outcome a part")
-                .map_err(|error| (errors::code(&error), Some(error))),
-            Err(refusal) => Err(refusal),
-        };
+    let submitted = partitions.filter(|p| p.error == ErrorCode::None);
+    for (partition, outcome) in submitted.zip(outcomes) {
         match outcome {
             Ok(appended) => {
                 partition.base_offset = appended.base_offset.get();
                 partition.log_append_time_ms = appended.log_append_time_ms;
                 partition.log_start_offset = appended.log_start.get();
             }
-            Err((code, error)) => {
-                partition.error = code;
-                if let Some(error) = error {
-                    explain(partition, error);
-                }
-            }
+            Err(error) => *partition = explained(partition.index, error),
         }
     }
+}
+
+fn answer(ctx: &RequestContext, topics: Vec<ProduceTopicResponse>) -> Option<Response> {
     let response = ProduceResponse {
         topics,
         throttle_time_ms: 0,
@@ -391,7 +374,8 @@ fn answer(
     }
 }
 
-fn explain(partition: &mut ProducePartitionResponse, error: Error) {
+fn explained(index: PartitionIndex, error: Error) -> ProducePartitionResponse {
+    let mut partition = ProducePartitionResponse::refused(index, errors::code(&error));
     partition.error_message = Some(StrBytes::from_string(error.to_string()));
     if let Error::InvalidRecord { records, .. } = error {
         partition.record_errors = records
@@ -402,4 +386,5 @@ fn explain(partition: &mut ProducePartitionResponse, error: Error) {
             })
             .collect();
     }
+    partition
 }
