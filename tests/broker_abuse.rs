@@ -9,6 +9,22 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreateTopicsRequest, DescribeConfigsRequest, GroupId, MetadataRequest,
+    OffsetCommitRequest, OffsetFetchRequest, TopicName,
+};
+use support::raw::{Connection, text};
 use support::{Broker, Launch, client, directory};
 
 /// What the shard of these tests is given.
@@ -17,6 +33,9 @@ const BUDGET_BYTES: u64 = 32 << 20;
 const BESIDE_BYTES: u64 = 64 << 20;
 
 const PRODUCE: i16 = 0;
+const METADATA: i16 = 3;
+const INVALID_REQUEST: i16 = 42;
+const POLICY_VIOLATION: i16 = 44;
 
 /// A broker of one shard with the least memory there is; sockets hold little of its answers.
 fn start(dir: &std::path::Path) -> Broker {
@@ -152,4 +171,141 @@ fn produce_requests_that_name_many_partitions_are_charged_for_them() {
     assert_bounded(&broker);
     assert!(is_closed(&streams[0]), "more than there is ever room for");
     assert!(broker.said().contains("raise memory.per.shard"));
+}
+
+/// Metadata v1 of one topic, named `times` times.
+fn metadata(topic: &str, times: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(count(times));
+    for _ in 0..times {
+        put_text(&mut body, topic);
+    }
+    frame(METADATA, 1, &body)
+}
+
+#[test]
+fn a_topic_named_many_times_is_described_once() {
+    let dir = directory();
+    let broker = start(dir.path());
+    client::create_topic(&broker.bootstrap(), "served", 100, &[]);
+    let streams: Vec<TcpStream> = (0..12)
+        .map(|_| send_unread(&broker, &metadata("served", 3_000)))
+        .collect();
+    settle();
+    assert_bounded(&broker);
+    drop(streams);
+    let topic = MetadataRequestTopic::default().with_name(Some(TopicName(text("served"))));
+    let request = MetadataRequest::default().with_topics(Some(vec![topic; 3]));
+    let answer = Connection::open(broker.launch().address()).call(&request, 12);
+    assert_eq!(answer.topics.len(), 1);
+    assert_eq!(answer.topics[0].partitions.len(), 100);
+}
+
+#[test]
+fn settings_asked_for_many_times_do_not_fill_the_memory() {
+    const BROKER: i8 = 4;
+    let dir = directory();
+    let broker = start(dir.path());
+    let resource = DescribeConfigsResource::default()
+        .with_resource_type(BROKER)
+        .with_resource_name(text("1"))
+        .with_configuration_keys(None);
+    let asked = |times: usize| {
+        DescribeConfigsRequest::default()
+            .with_resources(vec![resource.clone(); times])
+            .with_include_synonyms(true)
+            .with_include_documentation(true)
+    };
+    let address = broker.launch().address();
+    let unread: Vec<Connection> = (0..200)
+        .map(|number| {
+            let mut connection = Connection::open(address);
+            let frame = connection.frame(&asked(if number < 4 { 3_000 } else { 10 }), 4);
+            connection.send(&frame);
+            connection
+        })
+        .collect();
+    settle();
+    assert_bounded(&broker);
+    drop(unread);
+    let answer = Connection::open(address).call(&asked(3_000), 4);
+    let codes: Vec<i16> = answer.results.iter().map(|r| r.error_code).collect();
+    assert_eq!(codes.len(), 3_000);
+    assert_eq!((codes[0], codes[2_999]), (0, POLICY_VIOLATION));
+}
+
+#[test]
+fn texts_beside_offsets_are_told_once() {
+    let dir = directory();
+    let broker = start(dir.path());
+    let bootstrap = broker.bootstrap();
+    client::create_topic(&bootstrap, "served", 1, &[]);
+    let mut connection = Connection::open(broker.launch().address());
+    let partition = OffsetCommitRequestPartition::default()
+        .with_committed_offset(1)
+        .with_committed_metadata(Some(text(&"t".repeat(4_000))));
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(TopicName(text("served")))
+        .with_partitions(vec![partition]);
+    let commit = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text("readers")))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    let started = Instant::now();
+    while connection.call(&commit, 8).topics[0].partitions[0].error_code != 0 {
+        assert!(started.elapsed() < client::LIMIT, "not committed");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let topic = OffsetFetchRequestTopics::default()
+        .with_name(TopicName(text("served")))
+        .with_partition_indexes(vec![0; 6_000]);
+    let group = OffsetFetchRequestGroup::default()
+        .with_group_id(GroupId(text("readers")))
+        .with_topics(Some(vec![topic]));
+    let request = OffsetFetchRequest::default().with_groups(vec![group.clone(), group]);
+    let answer = connection.call(&request, 8);
+    assert_eq!(answer.groups[0].topics[0].partitions.len(), 1);
+    let metadata = &answer.groups[0].topics[0].partitions[0].metadata;
+    assert_eq!(metadata.as_ref().map(|text| text.len()), Some(4_000));
+    assert_eq!(answer.groups[1].error_code, INVALID_REQUEST);
+    assert_bounded(&broker);
+}
+
+#[test]
+fn one_request_creates_ten_thousand_partitions_at_most() {
+    let dir = directory();
+    let broker = start(dir.path());
+    let mut connection = Connection::open(broker.launch().address());
+    let asked = |topics: usize, partitions: i32| {
+        let topics = (0..topics).map(|number| {
+            CreatableTopic::default()
+                .with_name(TopicName(text(&format!("topic-{number}"))))
+                .with_num_partitions(partitions)
+                .with_replication_factor(1)
+        });
+        CreateTopicsRequest::default()
+            .with_topics(topics.collect())
+            .with_timeout_ms(1_000)
+    };
+    for (topics, partitions) in [(10_001, 1), (2, 6_000), (10_001, -1)] {
+        let answer = connection.call(&asked(topics, partitions), 7);
+        assert_eq!(answer.topics.len(), topics);
+        let is_refused = |topic: &CreatableTopicResult| topic.error_code == POLICY_VIOLATION;
+        assert!(answer.topics.iter().all(is_refused));
+    }
+    let check_only = asked(1_200, 1).with_validate_only(true);
+    let answer = connection.call(&check_only, 7);
+    assert_eq!(answer.topics[1_199].error_code, 0);
+    assert_eq!(answer.topics[1_199].configs, None, "not so many settings");
+    client::create_topic(&broker.bootstrap(), "served", 1, &[]);
+    let more = CreatePartitionsTopic::default()
+        .with_name(TopicName(text("served")))
+        .with_count(10_002)
+        .with_assignments(None);
+    let more = CreatePartitionsRequest::default()
+        .with_topics(vec![more])
+        .with_timeout_ms(1_000);
+    let answer = connection.call(&more, 3);
+    assert_eq!(answer.results[0].error_code, POLICY_VIOLATION);
+    assert_bounded(&broker);
 }

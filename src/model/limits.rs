@@ -72,3 +72,5 @@ const _: () = assert!(
 );
 /// Partitions that one broker keeps; each costs memory whether it is used or not.
 pub const PARTITIONS_PER_BROKER_MAX: i64 = 100_000;
+/// Partitions that one request creates: as in Kafka, which calls more an excessively large batch.
+pub const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::rt;
+use crate::server::answer_weight;
 use crate::server::connection::{Answer, ClientAt, End, PendingAnswer};
 use crate::server::context::RequestContext;
 use crate::server::fetch_session::SharedSessions;
@@ -61,7 +62,17 @@ pub(crate) async fn dispatch(
     let answer = match request {
         Request::Produce(request) => return produce::handle(ctx, request).await,
         Request::Fetch(request) => fetch::handle(&ctx, &request).await?,
-        cold => handle_cold(&ctx, cold).await.map_err(broken)?.into(),
+        cold => {
+            let mut charge = answer_weight::charge(shard, &cold).await;
+            let bytes = handle_cold(&ctx, cold).await.map_err(broken)?;
+            if let Some(charge) = &mut charge {
+                charge.shrink_to(bytes.len());
+            }
+            Response {
+                charge,
+                ..bytes.into()
+            }
+        }
     };
     shard
         .metrics

@@ -17,6 +17,7 @@ use kafka_protocol::protocol::StrBytes;
 use crate::cluster::controller::{ConfigChange, ConfigUpdate, Refusal};
 use crate::config::describe::{Described, describe_broker, describe_group, describe_topic};
 use crate::model::error_code::ErrorCode;
+use crate::server::answer_weight;
 use crate::server::context::RequestContext;
 use crate::server::handlers::cluster::{RESOURCE_BROKER, RESOURCE_GROUP, RESOURCE_TOPIC};
 
@@ -26,6 +27,7 @@ pub(crate) fn describe(
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
     let (with_synonyms, with_docs) = (request.include_synonyms, request.include_documentation);
+    let mut room = answer_weight::described_settings_max(&ctx.shard, with_synonyms || with_docs);
     let results = request
         .resources
         .into_iter()
@@ -33,7 +35,7 @@ pub(crate) fn describe(
             let result = DescribeConfigsResult::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone());
-            match described_rows(ctx, &resource) {
+            match described_rows(ctx, &resource, &mut room) {
                 Ok(rows) => result.with_configs(
                     rows.into_iter()
                         .map(|row| described(row, with_synonyms, with_docs && ctx.version >= 3))
@@ -51,7 +53,12 @@ pub(crate) fn describe(
 fn described_rows(
     ctx: &RequestContext,
     resource: &DescribeConfigsResource,
+    room: &mut usize,
 ) -> Result<Vec<Described>, Refusal> {
+    if *room == 0 {
+        let message = "The answer is full: ask for fewer resources at a time.";
+        return Err(Refusal::new(ErrorCode::PolicyViolation, message));
+    }
     let image = ctx.shard.image();
     let mut rows = match resource.resource_type {
         RESOURCE_TOPIC => {
@@ -79,6 +86,7 @@ fn described_rows(
     if let Some(keys) = &resource.configuration_keys {
         rows.retain(|row| keys.iter().any(|key| key.as_str() == row.name));
     }
+    *room = room.saturating_sub(rows.len().max(1));
     Ok(rows)
 }
 

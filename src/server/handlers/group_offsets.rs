@@ -3,6 +3,8 @@
 //! Topics are named, or from version 10 on identified (KIP-848 clients); the coordinator knows
 //! names only, so the handler translates with the image and answers what does not exist itself.
 
+use std::collections::HashSet;
+
 use kafka_protocol::messages as kafka;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestTopic;
@@ -12,7 +14,9 @@ use kafka_protocol::messages::offset_commit_response::{
 use kafka_protocol::messages::offset_delete_response::{
     OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
 };
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
@@ -134,7 +138,14 @@ pub(crate) async fn fetch(
     request: kafka::OffsetFetchRequest,
 ) -> kafka::OffsetFetchResponse {
     let mut groups = Vec::with_capacity(request.groups.len());
+    let mut seen = HashSet::new();
     for group in request.groups {
+        if !seen.insert(group.group_id.clone()) {
+            let code = ErrorCode::InvalidRequest.code(); // it may have much: once is enough
+            let refused = OffsetFetchResponseGroup::default().with_group_id(group.group_id);
+            groups.push(refused.with_error_code(code));
+            continue;
+        }
         groups.push(fetch_group(ctx, group, request.require_stable).await);
     }
     kafka::OffsetFetchResponse::default().with_groups(groups)
@@ -150,6 +161,16 @@ async fn ask_offsets(ctx: &RequestContext, asked: FetchOffsetsRequest) -> FetchO
     }
 }
 
+/// Leaves out partitions that were named before: an offset may have a long text beside it.
+fn keep_first(
+    topic: &mut OffsetFetchRequestTopics,
+    seen: &mut HashSet<(TopicName, uuid::Uuid, i32)>,
+) {
+    let (name, id) = (topic.name.clone(), topic.topic_id);
+    let partitions = &mut topic.partition_indexes;
+    partitions.retain(|index| seen.insert((name.clone(), id, *index)));
+}
+
 async fn fetch_group(
     ctx: &RequestContext,
     group: OffsetFetchRequestGroup,
@@ -160,7 +181,9 @@ async fn fetch_group(
     let mut unknown = Vec::new();
     let topics = group.topics.map(|all| {
         let mut named = Vec::with_capacity(all.len());
-        for topic in all {
+        let mut seen = HashSet::new();
+        for mut topic in all {
+            keep_first(&mut topic, &mut seen);
             if !by_id {
                 named.push((topic.name.to_string(), topic.partition_indexes));
             } else if let Some(found) = image.topic_by_id(TopicId::from(topic.topic_id)) {

@@ -3,6 +3,8 @@
 //! Version differences that a client can see are settled here (where an error stands in the
 //! answer, what an absent protocol looks like); the coordinator never sees a version number.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use kafka_protocol::messages as kafka;
 use kafka_protocol::messages::GroupId;
@@ -188,7 +190,14 @@ pub(crate) async fn describe(
     request: kafka::DescribeGroupsRequest,
 ) -> kafka::DescribeGroupsResponse {
     let mut groups = Vec::with_capacity(request.groups.len());
+    let mut seen = HashSet::new();
     for group in request.groups {
+        if !seen.insert(group.clone()) {
+            let code = ErrorCode::InvalidRequest.code(); // a group may be large: once is enough
+            let refused = DescribedGroup::default().with_group_id(group);
+            groups.push(refused.with_error_code(code));
+            continue;
+        }
         let asked = GroupRequest::Describe(group.to_string());
         groups.push(match ask(ctx, asked).await {
             Some(GroupReply::Describe(described)) => {

@@ -1,5 +1,7 @@
 //! Metadata: topics, partitions, leaders; creates topics on request (KIP-204, KIP-516).
 
+use std::collections::HashSet;
+
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
@@ -11,6 +13,7 @@ use crate::cluster::controller::NewTopic;
 use crate::cluster::metadata::Topic;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::TopicId;
+use crate::model::limits;
 use crate::model::topic_name::OFFSETS_TOPIC;
 use crate::server::context::RequestContext;
 use crate::server::operations;
@@ -60,9 +63,13 @@ fn all_topics(ctx: &RequestContext) -> Vec<MetadataResponseTopic> {
 
 async fn named_topics(
     ctx: &RequestContext,
-    topics: Vec<MetadataRequestTopic>,
+    mut topics: Vec<MetadataRequestTopic>,
     may_create: bool,
 ) -> Vec<MetadataResponseTopic> {
+    // As in Kafka, a topic that is named twice is described once.
+    let mut seen = HashSet::new();
+    topics.retain(|asked| seen.insert((asked.name.clone(), asked.topic_id)));
+    drop(seen);
     if may_create {
         create_missing(ctx, &topics).await;
     }
@@ -108,6 +115,8 @@ async fn create_missing(ctx: &RequestContext, topics: &[MetadataRequestTopic]) {
     }
     missing.sort_by(|a, b| a.name.cmp(&b.name));
     missing.dedup_by(|a, b| a.name == b.name);
+    let each = usize::try_from(ctx.config().num_partitions).unwrap_or(1);
+    missing.truncate(limits::PARTITIONS_PER_REQUEST_MAX / each.max(1)); // others when asked again
     if !missing.is_empty() {
         ctx.shard.create_topics(missing, false).await;
     }

@@ -20,6 +20,8 @@ use crate::cluster::metadata::Topic;
 use crate::config::describe::describe_topic;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::TopicId;
+use crate::model::limits;
+use crate::server::answer_weight::SHOWN_TOPICS_MAX;
 use crate::server::context::RequestContext;
 use crate::shard::calls::PartitionsChange;
 
@@ -44,6 +46,11 @@ pub(crate) async fn create(
         }
     }
     let names: Vec<TopicName> = asked.iter().map(|t| t.name.clone()).collect();
+    if is_excessive(asked.iter().map(|topic| partitions_of(ctx, topic))) {
+        results.extend(names.into_iter().map(|name| refusal(name, &excessive())));
+        return CreateTopicsResponse::default().with_topics(results);
+    }
+    let shows_settings = asked.len() <= SHOWN_TOPICS_MAX;
     let new = asked.into_iter().map(new_topic).collect();
     let created = ctx.shard.create_topics(new, request.validate_only).await;
     for (name, outcome) in names.into_iter().zip(created) {
@@ -53,7 +60,7 @@ pub(crate) async fn create(
                 name,
                 &Refusal::new(ErrorCode::RequestTimedOut, "The request timed out."),
             ),
-            Ok(topic) => created_result(ctx, name, &topic),
+            Ok(topic) => created_result(ctx, name, &topic, shows_settings),
             Err(why) => refusal(name, &why),
         });
     }
@@ -99,10 +106,51 @@ fn refusal(name: TopicName, why: &Refusal) -> CreatableTopicResult {
         .with_configs(Some(Vec::new()))
 }
 
-fn created_result(ctx: &RequestContext, name: TopicName, topic: &Topic) -> CreatableTopicResult {
+/// As Kafka calls it.
+fn excessive() -> Refusal {
+    let message = "Unable to perform excessively large batch operation.";
+    Refusal::new(ErrorCode::PolicyViolation, message)
+}
+
+/// Whether so many partitions are more than one request creates.
+fn is_excessive(counts: impl Iterator<Item = usize>) -> bool {
+    counts.fold(0, usize::saturating_add) > limits::PARTITIONS_PER_REQUEST_MAX
+}
+
+/// Partitions that a topic would get.
+fn partitions_of(ctx: &RequestContext, topic: &CreatableTopic) -> usize {
+    let count = match topic.num_partitions {
+        -1 if topic.assignments.is_empty() => ctx.config().num_partitions,
+        count => count,
+    };
+    topic
+        .assignments
+        .len()
+        .max(usize::try_from(count).unwrap_or(0))
+}
+
+/// Partitions that a topic would get beside those that it has.
+fn partitions_added(ctx: &RequestContext, change: &PartitionsChange) -> usize {
+    let image = ctx.shard.image();
+    let there = image
+        .topic(&change.topic)
+        .map_or(0, |topic| topic.partition_count);
+    usize::try_from(change.count.saturating_sub(there)).unwrap_or(0)
+}
+
+fn created_result(
+    ctx: &RequestContext,
+    name: TopicName,
+    topic: &Topic,
+    shows_settings: bool,
+) -> CreatableTopicResult {
     let result = CreatableTopicResult::default().with_name(name);
     if ctx.version < 5 {
         return result;
+    }
+    if !shows_settings {
+        let code = ErrorCode::PolicyViolation.code();
+        return result.with_topic_config_error_code(code).with_configs(None);
     }
     let configs = describe_topic(&ctx.config(), &topic.overrides)
         .into_iter()
@@ -230,10 +278,14 @@ pub(crate) async fn create_partitions(
         });
     }
     let names: Vec<String> = changes.iter().map(|c| c.topic.clone()).collect();
-    let outcomes = ctx
-        .shard
-        .create_partitions(changes, request.validate_only)
-        .await;
+    let added = changes.iter().map(|change| partitions_added(ctx, change));
+    let outcomes = match is_excessive(added) {
+        true => vec![Err(excessive()); names.len()],
+        false => {
+            let change = ctx.shard.create_partitions(changes, request.validate_only);
+            change.await
+        }
+    };
     for (name, outcome) in names.into_iter().zip(outcomes) {
         let result = CreatePartitionsTopicResult::default()
             .with_name(TopicName(StrBytes::from_string(name)));
