@@ -6,13 +6,17 @@
 mod support;
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -21,8 +25,9 @@ use kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
 use kafka_protocol::messages::{
-    CreatePartitionsRequest, CreateTopicsRequest, DescribeConfigsRequest, GroupId, MetadataRequest,
-    OffsetCommitRequest, OffsetFetchRequest, TopicName,
+    CreatePartitionsRequest, CreateTopicsRequest, DescribeConfigsRequest, FetchRequest, GroupId,
+    HeartbeatRequest, JoinGroupRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+    SyncGroupRequest, TopicName,
 };
 use support::raw::{Connection, text};
 use support::{Broker, Launch, client, directory};
@@ -38,13 +43,18 @@ const INVALID_REQUEST: i16 = 42;
 const POLICY_VIOLATION: i16 = 44;
 
 /// A broker of one shard with the least memory there is; sockets hold little of its answers.
-fn start(dir: &std::path::Path) -> Broker {
-    Launch::new(dir)
+fn start(dir: &Path) -> Broker {
+    start_with(dir, &[])
+}
+
+fn start_with(dir: &Path, settings: &[(&str, &str)]) -> Broker {
+    let launch = Launch::new(dir)
         .flag("--cores", "0")
         .flag("--memory-per-shard", "32MiB")
         .flag("--journal-size", "16MiB")
-        .set("socket.send.buffer.bytes", "4096")
-        .start()
+        .set("socket.send.buffer.bytes", "4096");
+    let set = |launch: Launch, (name, value): &(&str, &str)| launch.set(name, value);
+    settings.iter().fold(launch, set).start()
 }
 
 /// The most memory that the broker has had so far.
@@ -307,5 +317,208 @@ fn one_request_creates_ten_thousand_partitions_at_most() {
         .with_timeout_ms(1_000);
     let answer = connection.call(&more, 3);
     assert_eq!(answer.results[0].error_code, POLICY_VIOLATION);
+    assert_bounded(&broker);
+}
+
+/// Metadata of no topic, answered within a second although others wait.
+#[track_caller]
+fn assert_answers_at_once(broker: &Broker) {
+    let started = Instant::now();
+    let mut connection = Connection::open(broker.launch().address());
+    connection.call(
+        &MetadataRequest::default().with_topics(Some(Vec::new())),
+        12,
+    );
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(1), "answered after {took:?}");
+}
+
+#[test]
+fn fetches_of_everything_that_wait_hold_nothing_that_others_need() {
+    const CONSUMERS: usize = 400;
+    const PARTITIONS: i32 = 400;
+    let dir = directory();
+    let broker = start(dir.path());
+    client::create_topic(&broker.bootstrap(), "quiet", PARTITIONS, &[]);
+    client::create_topic(&broker.bootstrap(), "served", 1, &[]);
+    let partitions = (0..PARTITIONS).map(|partition| {
+        FetchPartition::default()
+            .with_partition(partition)
+            .with_partition_max_bytes(1 << 20)
+    });
+    let topic = FetchTopic::default()
+        .with_topic(TopicName(text("quiet")))
+        .with_partitions(partitions.collect());
+    let request = FetchRequest::default()
+        .with_max_wait_ms(60_000)
+        .with_min_bytes(1)
+        .with_max_bytes(1 << 20)
+        .with_session_epoch(-1)
+        .with_topics(vec![topic]);
+    let mut consumers: Vec<Connection> = (0..CONSUMERS)
+        .map(|_| {
+            let mut connection = Connection::open(broker.launch().address());
+            let frame = connection.frame(&request, 12);
+            connection.send(&frame);
+            connection
+        })
+        .collect();
+    settle();
+    assert_answers_at_once(&broker);
+    assert_bounded(&broker);
+    // those for whom there was no room have an empty answer, the others wait
+    let last = consumers.last_mut().expect("many");
+    let answer = last.receive::<FetchRequest>(12);
+    assert_eq!(answer.error_code, 0);
+}
+
+#[test]
+fn members_that_wait_for_their_group_hold_nothing_that_others_need() {
+    const MEMBERS: usize = 200;
+    let dir = directory();
+    let broker = start_with(dir.path(), &[("group.initial.rebalance.delay.ms", "8000")]);
+    let protocol = JoinGroupRequestProtocol::default()
+        .with_name(text("range"))
+        .with_metadata(Bytes::from(vec![7; 20_000]));
+    let request = JoinGroupRequest::default()
+        .with_group_id(GroupId(text("large")))
+        .with_session_timeout_ms(30_000)
+        .with_rebalance_timeout_ms(60_000)
+        .with_protocol_type(text("consumer"))
+        .with_protocols(vec![protocol]);
+    let join = || {
+        let mut connection = Connection::open(broker.launch().address());
+        let frame = connection.frame(&request, 3); // a member joins without an id
+        connection.send(&frame);
+        connection
+    };
+    drop(join()); // the topic of the offsets is made, and loaded
+    settle();
+    let members: Vec<Connection> = (0..MEMBERS).map(|_| join()).collect();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_answers_at_once(&broker);
+    let generations: Vec<i32> = members
+        .into_iter()
+        .map(|mut member| member.receive::<JoinGroupRequest>(3).generation_id)
+        .collect();
+    assert!(
+        generations
+            .iter()
+            .all(|generation| *generation == generations[0])
+    );
+    assert_bounded(&broker);
+}
+
+/// A member of a group of its own, which has its assignment.
+struct Member {
+    connection: Connection,
+    heartbeat: HeartbeatRequest,
+}
+
+impl Member {
+    fn join(broker: &Broker) -> Self {
+        let mut connection = Connection::open(broker.launch().address());
+        let group = || GroupId(text("beating"));
+        let protocol = JoinGroupRequestProtocol::default().with_name(text("range"));
+        let join = JoinGroupRequest::default()
+            .with_group_id(group())
+            .with_session_timeout_ms(30_000)
+            .with_rebalance_timeout_ms(60_000)
+            .with_protocol_type(text("consumer"))
+            .with_protocols(vec![protocol]);
+        let started = Instant::now();
+        let joined = loop {
+            let joined = connection.call(&join, 3);
+            if joined.error_code == 0 {
+                break joined;
+            }
+            assert!(started.elapsed() < client::LIMIT, "{}", joined.error_code);
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        let sync = SyncGroupRequest::default()
+            .with_group_id(group())
+            .with_generation_id(joined.generation_id)
+            .with_member_id(joined.member_id.clone());
+        assert_eq!(connection.call(&sync, 3).error_code, 0);
+        let heartbeat = HeartbeatRequest::default()
+            .with_group_id(group())
+            .with_generation_id(joined.generation_id)
+            .with_member_id(joined.member_id);
+        Self {
+            connection,
+            heartbeat,
+        }
+    }
+
+    /// The longest time that a heartbeat took, of those sent in `time`.
+    fn beat_for(&mut self, time: Duration) -> Duration {
+        let started = Instant::now();
+        let mut longest = Duration::ZERO;
+        while started.elapsed() < time {
+            let sent = Instant::now();
+            assert_eq!(self.connection.call(&self.heartbeat, 3).error_code, 0);
+            longest = longest.max(sent.elapsed());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        longest
+    }
+}
+
+#[test]
+fn heartbeats_pass_while_produce_is_held_back() {
+    const PRODUCERS: usize = 50;
+    let dir = directory();
+    let broker = start_with(dir.path(), &[("group.initial.rebalance.delay.ms", "0")]);
+    client::create_topic(&broker.bootstrap(), "served", 1, &[]);
+    let mut member = Member::join(&broker);
+    // the first frames fill the pool, the others wait for it; no body ever comes
+    let size: i32 = 5 << 20;
+    let head = [&size.to_be_bytes()[..], &[0, 0, 0, 7]].concat(); // Produce v7
+    let held: Vec<TcpStream> = (0..PRODUCERS)
+        .map(|_| send_unread(&broker, &head))
+        .collect();
+    let longest = member.beat_for(Duration::from_secs(3));
+    assert!(
+        longest < Duration::from_millis(500),
+        "a heartbeat took {longest:?}"
+    );
+    drop(held);
+    assert_bounded(&broker);
+}
+
+#[test]
+fn a_noisy_connection_does_not_starve_the_others_of_its_shard() {
+    let dir = directory();
+    let broker = start_with(dir.path(), &[("group.initial.rebalance.delay.ms", "0")]);
+    client::create_topic(&broker.bootstrap(), "served", 100, &[]);
+    let mut member = Member::join(&broker);
+    let quiet = member.beat_for(Duration::from_secs(1));
+    // as many requests as the sockets take, of the kinds that cost most, answers read as they come
+    let noise = [
+        metadata("served", 1).repeat(500),
+        empty_produce("served", 2_000),
+    ];
+    let noisy: Vec<TcpStream> = (0..noise.len())
+        .map(|_| TcpStream::connect(broker.launch().address()).expect("accepted"))
+        .collect();
+    let longest = std::thread::scope(|scope| {
+        for (mut stream, bytes) in noisy.iter().zip(&noise) {
+            scope.spawn(move || while stream.write_all(bytes).is_ok() {});
+            scope.spawn(move || {
+                let mut room = vec![0; 1 << 16];
+                while matches!(stream.read(&mut room), Ok(1..)) {}
+            });
+        }
+        let longest = member.beat_for(Duration::from_secs(3));
+        for stream in &noisy {
+            stream.shutdown(Shutdown::Both).expect("still connected");
+        }
+        longest
+    });
+    eprintln!("heartbeats: {quiet:?} alone, {longest:?} beside a noisy connection");
+    assert!(
+        longest < Duration::from_millis(500),
+        "a heartbeat took {longest:?}"
+    );
     assert_bounded(&broker);
 }

@@ -72,8 +72,8 @@ pub struct MemoryPools {
     pub disk_bytes: u64,
     /// Responses that were not sent yet.
     pub response_bytes: u64,
-    /// What requests with long arrays are decoded into: beside the shard's memory, twice, for
-    /// Produce and for the others.
+    /// What requests with long arrays are decoded into: beside the shard's memory, three times, for
+    /// Produce, for the others, and for fetches that wait for data.
     pub element_bytes: u64,
 }
 

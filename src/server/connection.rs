@@ -7,7 +7,7 @@
 //! written: Kafka handles one request of a connection at a time, clients rely on it.
 //! Limits: `PIPELINED_MAX` answers wait at most; a body that does not arrive (`frames`), or a
 //! response that makes no progress (`writing`), ends the connection. So does a client that goes
-//! away while its Fetch waits for data.
+//! away while its request waits for other clients: a Fetch for data, a member for its group.
 
 use std::cell::RefCell;
 use std::net::{Shutdown, SocketAddr};
@@ -34,7 +34,8 @@ use crate::wire::api::ApiKey;
 /// Answers of one connection that may wait for durability at a time.
 const PIPELINED_MAX: usize = 256;
 
-/// A Fetch that takes longer than this waits for data: its client is watched from here on.
+/// A request that takes longer than this waits for other clients, if it is one that may: it holds
+/// no memory that anybody waits for, and its client is watched from here on.
 const WATCH_AFTER: Duration = Duration::from_millis(50);
 
 /// What the writer does when an answer's turn has come.
@@ -153,11 +154,13 @@ async fn serve(
                 shared.all_written.notified().await;
             }
         }
-        let may_wait = is_of(&frame, ApiKey::Fetch);
+        let may_wait = [ApiKey::Fetch, ApiKey::JoinGroup, ApiKey::SyncGroup];
+        let may_wait = may_wait.into_iter().find(|api| is_of(&frame, *api));
+        let waiting = in_flight.clone();
         let of = (client, in_flight.clone());
         let dispatched = pin!(dispatch::dispatch(&shard, fetch_sessions, of, frame));
-        let answered = if may_wait {
-            match select(dispatched, pin!(given_up(requests))).await {
+        let answered = if let Some(api) = may_wait {
+            match select(dispatched, pin!(given_up(requests, api, &waiting))).await {
                 Either::Left((answered, _)) => answered,
                 Either::Right(((), _)) => return End::Quiet,
             }
@@ -180,8 +183,11 @@ fn is_of(frame: &Bytes, api: ApiKey) -> bool {
 }
 
 /// Returns when the client of a request that takes long has gone away.
-async fn given_up(requests: &mut Frames) {
+async fn given_up(requests: &mut Frames, api: ApiKey, waiting: &InFlight) {
     rt::sleep(WATCH_AFTER).await;
+    if api != ApiKey::Fetch {
+        waiting.release(); // a Fetch does so itself: it keeps its partitions meanwhile
+    }
     requests.closed_by_client().await;
 }
 

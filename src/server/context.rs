@@ -9,6 +9,7 @@ use crate::config::address::Advertised;
 use crate::model::ids::{CorrelationId, NodeId};
 use crate::rt::Instant;
 use crate::server::fetch_session::SharedSessions;
+use crate::server::in_flight::InFlight;
 use crate::shard::shard::Shard;
 
 /// One request's surroundings. Cheap to clone.
@@ -28,6 +29,8 @@ pub(crate) struct RequestContext {
     pub(crate) peer: SocketAddr,
     /// The address that the client connected to.
     pub(crate) local: SocketAddr,
+    /// The memory that the request holds.
+    pub(crate) in_flight: Rc<InFlight>,
     /// When the frame was complete.
     pub(crate) received: Instant,
     /// Whether the answer refuses the request or a part of it; for the metrics.

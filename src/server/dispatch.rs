@@ -27,7 +27,8 @@ use crate::wire::{DecodeError, api_versions, bounds};
 
 /// Decodes and handles one frame (without its length prefix).
 ///
-/// Cancel: safe, except while Produce is submitting; the connection's reader cancels Fetch only.
+/// Cancel: safe, except while Produce is submitting; the connection's reader cancels what waits for
+/// other clients, and nothing else.
 pub(crate) async fn dispatch(
     shard: &Rc<Shard>,
     fetch_sessions: &SharedSessions,
@@ -55,13 +56,17 @@ pub(crate) async fn dispatch(
         client_id,
         peer: client.peer,
         local: client.local,
+        in_flight,
         received: start,
         has_error: Cell::new(false),
     };
     drop(header); // its client id is a slice of the frame too
     let answer = match request {
         Request::Produce(request) => return produce::handle(ctx, request).await,
-        Request::Fetch(request) => fetch::handle(&ctx, &request).await?,
+        Request::Fetch(mut request) => {
+            request.own_texts(); // it may wait for long, the frame shall not
+            fetch::handle(&ctx, &request).await?
+        }
         cold => {
             let mut charge = answer_weight::charge(shard, &cold).await;
             let bytes = handle_cold(&ctx, cold).await.map_err(broken)?;

@@ -19,8 +19,6 @@ use std::collections::btree_map::Values;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use kafka_protocol::protocol::StrBytes;
-
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, PartitionIndex};
 use crate::wire::fetch::{
@@ -334,10 +332,7 @@ impl FetchSession {
         if let Some((known, _)) = self.places.get_key_value(topic) {
             return known.clone();
         }
-        match topic {
-            TopicRef::Name(name) => TopicRef::Name(StrBytes::from_string(name.to_string())),
-            TopicRef::Id(id) => TopicRef::Id(*id),
-        }
+        topic.clone().into_own()
     }
 
     /// Takes over what the client asks of a partition; a new one goes to the end.

@@ -1,5 +1,7 @@
 //! Fetch sessions: each rule of KIP-227 by itself, and a model with random clients.
 
+use kafka_protocol::protocol::StrBytes;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

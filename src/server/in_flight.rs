@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use crate::server::connection::End;
 use crate::server::response::{self, Response};
-use crate::shard::budget::{Charge, ELEMENT_BYTES};
+use crate::shard::budget::{Charge, ELEMENT_BYTES, WAITING_ELEMENT_BYTES};
 use crate::shard::shard::Shard;
 use crate::telemetry::names::Gauge;
 use crate::wire::api::ApiKey;
@@ -28,6 +28,7 @@ pub(crate) struct InFlight {
     is_produce: bool,
     frame: RefCell<Option<Charge>>,
     elements: RefCell<Option<Charge>>,
+    waiting: RefCell<Option<Charge>>,
 }
 
 impl InFlight {
@@ -38,6 +39,7 @@ impl InFlight {
             is_produce,
             frame: RefCell::new(Some(frame)),
             elements: RefCell::default(),
+            waiting: RefCell::default(),
         }
     }
 
@@ -68,10 +70,25 @@ impl InFlight {
         Ok(())
     }
 
-    /// Gives everything back.
+    /// Gives back what others may wait for: the request waits for other clients, or its answer
+    /// is charged.
     pub(crate) fn release(&self) {
         self.frame.take();
         self.elements.take();
+    }
+
+    /// The request is going to wait for data of so many partitions. Without room for it to wait,
+    /// false: it keeps what it holds, and must not wait for long.
+    pub(crate) fn begin_wait(&self, partitions: usize) -> bool {
+        if partitions > ELEMENTS_FREE && self.waiting.borrow().is_none() {
+            let size_bytes = partitions.saturating_mul(WAITING_ELEMENT_BYTES);
+            match self.shard.budget.try_charge_waiting(size_bytes) {
+                Some(charge) => self.waiting.replace(Some(charge)),
+                None => return false,
+            };
+        }
+        self.release();
+        true
     }
 
     /// Charges an answer that is about to be written and gives back what the request held.
@@ -92,6 +109,7 @@ impl InFlight {
             response.charge = Some(self.shard.budget.charge_response(size_bytes).await);
         }
         self.release();
+        self.waiting.take();
     }
 
     /// Whether somebody waits for memory that is held until `response` is written.

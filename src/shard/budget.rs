@@ -10,7 +10,9 @@
 //! Limits: a Produce frame larger than its pool takes the whole pool, alone; an answer holds at
 //! most a part of the response pool, so that clients that do not read cannot take it all at once.
 //! A few bytes of a frame may stand for hundreds in memory: what the elements of its arrays take
-//! is charged to pools of their own, of which a request that needs more than all is refused.
+//! is charged to pools of their own, of which a request that needs more than all is refused. What
+//! waits for other clients (a fetch for data, a member for its group) holds nothing of any pool
+//! that somebody waits for.
 
 use crate::config::machine::MemoryPools;
 use crate::rt::sync::{Permit, Semaphore};
@@ -22,6 +24,7 @@ pub struct Budget {
     control: Pool,
     produce_elements: Pool,
     control_elements: Pool,
+    waiting_elements: Pool,
     response: Pool,
 }
 
@@ -80,6 +83,8 @@ const CONTROL_DIVISOR: u64 = 4;
 const RESPONSES_AT_ONCE: usize = 8;
 /// What one element of a request's arrays may come to: decoded, handled, answered.
 pub const ELEMENT_BYTES: usize = 512;
+/// What one partition of a fetch takes that waits for data.
+pub const WAITING_ELEMENT_BYTES: usize = 256;
 /// What a Produce request takes beside its frame: hundreds of a connection may wait for the disk.
 const PRODUCE_BYTES: usize = 2 << 10;
 
@@ -93,6 +98,7 @@ impl Budget {
             control: pool(control),
             produce_elements: pool(pools.element_bytes),
             control_elements: pool(pools.element_bytes),
+            waiting_elements: pool(pools.element_bytes),
             response: pool(pools.response_bytes),
         }
     }
@@ -107,6 +113,13 @@ impl Budget {
     /// Waits for room for any other frame.
     pub async fn charge_control(&self, size_bytes: usize) -> Charge {
         self.control.charge(size_bytes).await
+    }
+
+    /// Room for the elements of a request that waits for data, if it is there now: whoever waits
+    /// for other clients must not be waited for.
+    pub fn try_charge_waiting(&self, size_bytes: usize) -> Option<Charge> {
+        let permit = self.waiting_elements.room.try_acquire(size_bytes)?;
+        Some(Charge { permit })
     }
 
     /// The largest request other than Produce.

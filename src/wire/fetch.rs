@@ -76,6 +76,24 @@ pub struct FetchRequest {
     pub cluster_id: Option<StrBytes>,
 }
 
+impl FetchRequest {
+    /// Makes its texts bytes of their own: nothing keeps the frame alive.
+    pub fn own_texts(&mut self) {
+        let texts = [Some(&mut self.rack_id), self.cluster_id.as_mut()];
+        for text in texts.into_iter().flatten() {
+            *text = StrBytes::from_string(text.to_string());
+        }
+        let named = self.topics.iter_mut().map(|topic| &mut topic.topic);
+        let forgotten = self
+            .forgotten_topics
+            .iter_mut()
+            .map(|topic| &mut topic.topic);
+        for topic in named.chain(forgotten) {
+            *topic = topic.clone().into_own();
+        }
+    }
+}
+
 /// One topic's part of the request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FetchTopic {

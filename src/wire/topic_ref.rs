@@ -39,6 +39,15 @@ impl TopicRef {
         }
     }
 
+    /// The same with bytes of its own: who waits shall not keep a whole frame alive.
+    #[must_use]
+    pub fn into_own(self) -> Self {
+        match self {
+            Self::Name(name) => Self::Name(StrBytes::from_string(name.to_string())),
+            id @ Self::Id(_) => id,
+        }
+    }
+
     /// The name, when named so.
     pub fn name(&self) -> Option<&str> {
         match self {

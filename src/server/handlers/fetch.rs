@@ -29,8 +29,12 @@ use crate::wire::fetch::{
     self, FetchPartitionResponse, FetchRequest, FetchResponse, FetchTopic, FetchTopicResponse,
 };
 
-/// What the answer says of a partition, beside its records.
-const PARTITION_BYTES: usize = 64;
+/// What the answer says of a partition, beside its records, and what that is made of.
+const PARTITION_BYTES: usize = 256;
+
+/// How long a Fetch waits for data when there is no room for it to wait: the client asks again, ten
+/// times a second and not as fast as it can.
+const CROWDED_WAIT: Duration = Duration::from_millis(100);
 
 /// One partition of the request: what to ask its home, or the refusal it already has.
 type Asked = Result<FetchPart, ErrorCode>;
@@ -51,7 +55,7 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
     };
     let asked = resolve(&ctx.shard.image(), topics);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-    let deadline = rt::now() + wait;
+    let mut deadline = rt::now() + wait;
     let min_bytes = u64::try_from(request.min_bytes).unwrap_or(0);
     let limit = usize::try_from(request.max_bytes).unwrap_or(0);
     let limit = limit
@@ -76,6 +80,9 @@ pub(crate) async fn handle(ctx: &RequestContext, request: &FetchRequest) -> Resu
                 parts,
                 charge: Some(charge),
             });
+        }
+        if !ctx.in_flight.begin_wait(asked.len()) {
+            deadline = deadline.min(rt::now() + CROWDED_WAIT);
         }
         await_data(ctx, &asked, &sizes, deadline).await;
     }

@@ -41,12 +41,9 @@ pub(super) async fn ask(ctx: &RequestContext, request: GroupRequest) -> Option<G
     ctx.shard.group(request).await
 }
 
-/// JoinGroup.
-pub(crate) async fn join(
-    ctx: &RequestContext,
-    request: kafka::JoinGroupRequest,
-) -> kafka::JoinGroupResponse {
-    let join = JoinRequest {
+/// What the coordinator is asked. The frame goes with `request`: who waits holds none.
+fn join_request(ctx: &RequestContext, request: kafka::JoinGroupRequest) -> JoinRequest {
+    JoinRequest {
         group_id: request.group_id.to_string(),
         member_id: request.member_id.to_string(),
         group_instance_id: some_string(request.group_instance_id),
@@ -65,7 +62,15 @@ pub(crate) async fn join(
             .collect(),
         requires_known_member_id: ctx.version >= 4,
         supports_skip_assignment: ctx.version >= 9,
-    };
+    }
+}
+
+/// JoinGroup.
+pub(crate) async fn join(
+    ctx: &RequestContext,
+    request: kafka::JoinGroupRequest,
+) -> kafka::JoinGroupResponse {
+    let join = join_request(ctx, request);
     let member_id = join.member_id.clone();
     let joined = match ask(ctx, GroupRequest::Join(join)).await {
         Some(GroupReply::Join(joined)) => joined,
@@ -97,12 +102,9 @@ pub(crate) async fn join(
     response.with_protocol_type(joined.protocol_type.map(text))
 }
 
-/// SyncGroup.
-pub(crate) async fn sync(
-    ctx: &RequestContext,
-    request: kafka::SyncGroupRequest,
-) -> kafka::SyncGroupResponse {
-    let sync = SyncRequest {
+/// See [`join_request`].
+fn sync_request(request: kafka::SyncGroupRequest) -> SyncRequest {
+    SyncRequest {
         group_id: request.group_id.to_string(),
         generation_id: request.generation_id,
         member_id: request.member_id.to_string(),
@@ -114,7 +116,15 @@ pub(crate) async fn sync(
             .into_iter()
             .map(|a| (a.member_id.to_string(), own(&a.assignment)))
             .collect(),
-    };
+    }
+}
+
+/// SyncGroup.
+pub(crate) async fn sync(
+    ctx: &RequestContext,
+    request: kafka::SyncGroupRequest,
+) -> kafka::SyncGroupResponse {
+    let sync = sync_request(request);
     let synced = match ask(ctx, GroupRequest::Sync(sync)).await {
         Some(GroupReply::Sync(synced)) => synced,
         _ => SyncResponse::refused(ErrorCode::NotCoordinator),

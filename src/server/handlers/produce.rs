@@ -36,7 +36,6 @@ use crate::wire::api::ApiKey;
 use crate::wire::produce::{
     ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordIssue,
 };
-use crate::wire::topic_ref::TopicRef;
 
 /// First version that may carry Zstandard (KIP-110).
 const ZSTD_VERSION: i16 = 7;
@@ -63,7 +62,7 @@ pub(crate) async fn handle(
             other => other,
         };
         let config = found.map(|t| ctx.shard.topic_config(t));
-        let name = own_name(topic.topic);
+        let name = topic.topic.into_own();
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for p in topic.partitions {
             let place = found
@@ -185,14 +184,6 @@ async fn prepare(
         batch,
         log_append_time_ms,
     })
-}
-
-/// The name as bytes of its own: a response that waits shall not keep the whole frame alive.
-fn own_name(topic: TopicRef) -> TopicRef {
-    match topic {
-        TopicRef::Name(name) => TopicRef::Name(StrBytes::from_string(name.to_string())),
-        id @ TopicRef::Id(_) => id,
-    }
 }
 
 /// The batch as bytes that can be changed, and the memory they keep alive: the frame itself where
