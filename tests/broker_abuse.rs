@@ -522,3 +522,45 @@ fn a_noisy_connection_does_not_starve_the_others_of_its_shard() {
     );
     assert_bounded(&broker);
 }
+
+#[test]
+fn groups_without_end_are_told_to_come_back_and_those_that_are_there_go_on() {
+    const GROUPS: usize = 250;
+    const PARTITIONS: i32 = 100;
+    const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    let dir = directory();
+    let broker = start(dir.path());
+    client::create_topic(&broker.bootstrap(), "served", PARTITIONS, &[]);
+    let mut connection = Connection::open(broker.launch().address());
+    let commit = |group: usize, offset: i64| {
+        let partitions = (0..PARTITIONS).map(|partition| {
+            OffsetCommitRequestPartition::default()
+                .with_partition_index(partition)
+                .with_committed_offset(offset)
+                .with_committed_metadata(Some(text(&"t".repeat(4_000))))
+        });
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(TopicName(text("served")))
+            .with_partitions(partitions.collect());
+        OffsetCommitRequest::default()
+            .with_group_id(GroupId(text(&format!("group-{group}"))))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![topic])
+    };
+    let mut code = |group: usize, offset: i64| {
+        let answer = connection.call(&commit(group, offset), 8);
+        let partitions = &answer.topics[0].partitions;
+        partitions.iter().map(|p| p.error_code).max().expect("some")
+    };
+    let started = Instant::now();
+    while code(0, 1) != 0 {
+        assert!(started.elapsed() < client::LIMIT, "not committed");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let codes: Vec<i16> = (1..GROUPS).map(|group| code(group, 1)).collect();
+    let taken = codes.iter().filter(|code| **code == 0).count();
+    assert!((5..50).contains(&taken), "{taken} of {GROUPS} groups");
+    assert_eq!(codes.last(), Some(&COORDINATOR_NOT_AVAILABLE));
+    assert_eq!(code(0, 2), 0, "an offset that is there moves on");
+    assert_bounded(&broker);
+}

@@ -14,7 +14,8 @@ use super::requests::{
 };
 use super::roster::Roster;
 use super::settings::{
-    APPEND_BYTES_TARGET, GROUPS_PER_SHARD_MAX, OFFSETS_PER_SHARD_MAX, QUEUED_BYTES_PER_SHARD_MAX,
+    APPEND_BYTES_TARGET, GROUPS_PER_SHARD_MAX, OFFSET_BYTES, OFFSETS_PER_SHARD_MAX,
+    QUEUED_BYTES_PER_SHARD_MAX,
 };
 use super::turn::Now;
 use crate::model::error_code::ErrorCode;
@@ -29,6 +30,9 @@ pub struct Writing<R> {
     pub writes: Vec<u64>,
 }
 
+/// What a new offset adds beside the texts of its record: it, the record, and maybe its group.
+const NEW_OFFSET_BYTES: usize = 2 * OFFSET_BYTES;
+
 impl Roster {
     /// OffsetCommit.
     pub fn commit(&mut self, now: Now, request: CommitRequest) -> Writing<CommitResponse> {
@@ -42,6 +46,7 @@ impl Roster {
             }
         };
         let mut room = OFFSETS_PER_SHARD_MAX.saturating_sub(self.stats().offsets);
+        let mut room_bytes = self.room_bytes();
         let expires = request
             .retention_time_ms
             .filter(|retention_ms| *retention_ms >= 0);
@@ -51,14 +56,24 @@ impl Roster {
         for (topic, partitions) in request.topics {
             let mut outcomes = Vec::with_capacity(partitions.len());
             for asked in partitions {
-                let is_new = self
+                let known = self
                     .entry(index, &request.group_id)
-                    .is_none_or(|entry| entry.offsets.get(&topic, asked.partition).is_none());
+                    .and_then(|entry| entry.offsets.get(&topic, asked.partition));
+                let is_new = known.is_none();
+                // what is there already is moved on, however little room is left
+                let growth = match known {
+                    None => NEW_OFFSET_BYTES + request.group_id.len() + topic.len(),
+                    Some(_) => 0,
+                };
+                let text_before = known.map_or(0, |known| known.metadata.len());
+                let growth = growth + asked.metadata.len().saturating_sub(text_before);
                 let partition = asked.partition;
                 let error = match self.check_offset(&topic, &asked) {
                     Err(error) => error,
                     Ok(()) if is_new && room == 0 => ErrorCode::PolicyViolation,
+                    Ok(()) if growth > room_bytes => ErrorCode::CoordinatorNotAvailable,
                     Ok(()) => {
+                        room_bytes -= growth;
                         room -= usize::from(is_new);
                         let value = CommittedOffset {
                             offset: asked.offset,
@@ -98,7 +113,8 @@ impl Roster {
         } else if stats.groups >= GROUPS_PER_SHARD_MAX {
             return Err(ErrorCode::PolicyViolation);
         }
-        if stats.queued_bytes > QUEUED_BYTES_PER_SHARD_MAX {
+        let queued_max = QUEUED_BYTES_PER_SHARD_MAX.min(self.settings.state_bytes_max);
+        if stats.queued_bytes > queued_max {
             return Err(ErrorCode::CoordinatorNotAvailable);
         }
         Ok(index)

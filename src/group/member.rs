@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::codec::MemberValue;
 use super::requests::{JoinRequest, Protocol};
+use super::settings::MEMBER_BYTES;
 use super::turn::{Moment, Waiter};
 
 /// A member, static or dynamic.
@@ -115,8 +116,12 @@ impl Member {
     pub(super) fn size_bytes(&self) -> usize {
         self.protocols
             .iter()
-            .map(|protocol| protocol.metadata.len())
+            .map(Protocol::size_bytes)
             .sum::<usize>()
+            + self.client_id.len()
+            + self.client_host.len()
+            + self.instance_id.as_ref().map_or(0, String::len)
             + self.assignment.len()
+            + MEMBER_BYTES
     }
 }

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 
+use super::settings::MEMBER_BYTES;
 use crate::model::error_code::ErrorCode;
 
 /// The generation of somebody who is in none: simple consumers, refused joins.
@@ -19,6 +20,13 @@ pub struct Protocol {
     pub name: String,
     /// The member's subscription, in the assignor's own format.
     pub metadata: Bytes,
+}
+
+impl Protocol {
+    /// Bytes that it makes the shard remember, roughly.
+    pub fn size_bytes(&self) -> usize {
+        self.name.len() + self.metadata.len()
+    }
 }
 
 /// JoinGroup.
@@ -46,6 +54,18 @@ pub struct JoinRequest {
     pub requires_known_member_id: bool,
     /// From version 9: a static leader may be told to leave the assignment as it is (KIP-814).
     pub supports_skip_assignment: bool,
+}
+
+impl JoinRequest {
+    /// Bytes that it makes the shard remember of a member, roughly.
+    pub fn size_bytes(&self) -> usize {
+        let protocols = self.protocols.iter().map(Protocol::size_bytes);
+        protocols.sum::<usize>()
+            + self.client_id.len()
+            + self.client_host.len()
+            + self.group_instance_id.as_ref().map_or(0, String::len)
+            + MEMBER_BYTES
+    }
 }
 
 /// One member as the leader sees it.

@@ -22,7 +22,7 @@ use super::requests::{
     ListRequest, ListResponse, SyncRequest, SyncResponse,
 };
 use super::settings::{
-    GROUPS_PER_SHARD_MAX, GroupSettings, MEMBER_BYTES_PER_SHARD_MAX, MEMBERS_PER_SHARD_MAX,
+    GROUP_BYTES, GROUPS_PER_SHARD_MAX, GroupSettings, MEMBERS_PER_SHARD_MAX, OFFSET_BYTES,
 };
 use super::state::{Group, State};
 use super::turn::{Effect, Moment, Now, StoreTicket, Turn, Waiter};
@@ -344,18 +344,49 @@ impl Roster {
                 return Err(ErrorCode::PolicyViolation);
             }
         }
-        let metadata_bytes: usize = request
-            .protocols
-            .iter()
-            .map(|protocol| protocol.metadata.len())
-            .sum();
         let is_crowded = request.member_id.is_empty() && self.member_count >= MEMBERS_PER_SHARD_MAX;
-        if is_crowded
-            || self.member_bytes.saturating_add(metadata_bytes) > MEMBER_BYTES_PER_SHARD_MAX
-        {
-            return Err(ErrorCode::GroupMaxSizeReached);
+        if is_crowded || !self.has_room(self.growth(index, request)) {
+            return Err(ErrorCode::CoordinatorNotAvailable);
         }
         Ok(index)
+    }
+
+    /// Bytes that a join adds to what is remembered. A member that comes back adds nothing unless
+    /// it has more to say than before: no group is kept from sharing anew.
+    fn growth(&self, index: i32, request: &JoinRequest) -> usize {
+        let group = self.entry(index, &request.group_id).map(|e| &e.group);
+        let before = group.map_or(0, |g| g.member_size_bytes(request).unwrap_or(0));
+        let of_group = match group {
+            Some(_) => 0,
+            None => GROUP_BYTES + request.group_id.len(),
+        };
+        of_group + request.size_bytes().saturating_sub(before)
+    }
+
+    /// Whether so much more may be remembered.
+    pub(super) fn has_room(&self, growth: usize) -> bool {
+        growth == 0 || growth <= self.room_bytes()
+    }
+
+    /// How much more may be remembered.
+    pub(super) fn room_bytes(&self) -> usize {
+        let max = self.settings.state_bytes_max;
+        max.saturating_sub(self.state_bytes())
+    }
+
+    /// Bytes that groups make this shard remember, roughly.
+    pub fn state_bytes(&self) -> usize {
+        let stats = self.stats();
+        let records = usize::try_from(stats.live_bytes).unwrap_or(usize::MAX);
+        [
+            records,
+            stats.queued_bytes,
+            self.member_bytes,
+            stats.groups * GROUP_BYTES,
+            stats.offsets * OFFSET_BYTES,
+        ]
+        .into_iter()
+        .fold(0, usize::saturating_add)
     }
 
     /// SyncGroup. The answer comes as an `Output`.
@@ -374,13 +405,15 @@ impl Roster {
                     .iter()
                     .map(|(_, bytes)| bytes.len())
                     .sum();
-                if self.member_bytes.saturating_add(bytes) <= MEMBER_BYTES_PER_SHARD_MAX {
+                let before = self.entry(index, &request.group_id);
+                let before = before.map_or(0, |e| e.group.assignment_size_bytes());
+                if self.has_room(bytes.saturating_sub(before)) {
                     let id = request.group_id.clone();
                     return self.turn(now, index, &id, |group, turn| {
                         group.on_sync(turn, request, Waiter::new(number));
                     });
                 }
-                ErrorCode::GroupMaxSizeReached
+                ErrorCode::CoordinatorNotAvailable
             }
         };
         self.outputs

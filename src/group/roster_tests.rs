@@ -599,18 +599,39 @@ fn a_member_id_of_a_group_that_nobody_knows_is_unknown_and_leaves_no_trace() {
 }
 
 #[test]
-fn metadata_beyond_what_a_shard_may_remember_is_refused() {
-    let mut shard = TestShard::new();
-    let mut request = join_of("", None);
-    let metadata = Bytes::from(vec![0; MEMBER_BYTES_PER_SHARD_MAX + 1]);
-    request.protocols = vec![Protocol {
-        name: "range".to_owned(),
-        metadata,
-    }];
-    let number = shard.roster.next_number();
-    shard.roster.join(shard.now, request, number, [0; 16]);
-    shard.collect();
-    assert_eq!(shard.joins[&number].error, ErrorCode::GroupMaxSizeReached);
+fn what_is_there_goes_on_when_no_more_may_be_remembered() {
+    let mut shard = TestShard::with(GroupSettings {
+        initial_rebalance_delay_ms: 0,
+        state_bytes_max: 64 << 10,
+        ..GroupSettings::default()
+    });
+    let with_metadata = |group: &str, member: &str, size: usize| {
+        let mut request = join_of(member, None);
+        request.group_id = group.to_owned();
+        request.requires_known_member_id = false;
+        request.protocols = vec![Protocol {
+            name: "range".to_owned(),
+            metadata: Bytes::from(vec![0; size]),
+        }];
+        request
+    };
+    let joined = |shard: &mut TestShard, request: JoinRequest| {
+        let number = shard.roster.next_number();
+        shard.roster.join(shard.now, request, number, [7; 16]);
+        shard.collect();
+        shard.pass(1);
+        shard.collect();
+        let answer = &shard.joins[&number];
+        (answer.error, answer.member_id.clone())
+    };
+    let (error, member) = joined(&mut shard, with_metadata("g", "", 40 << 10));
+    assert_eq!(error, ErrorCode::None);
+    let crowded = joined(&mut shard, with_metadata("h", "", 40 << 10)).0;
+    assert_eq!(crowded, ErrorCode::CoordinatorNotAvailable, "a new member");
+    let more = joined(&mut shard, with_metadata("g", &member, 80 << 10)).0;
+    assert_eq!(more, ErrorCode::CoordinatorNotAvailable, "a larger one");
+    let again = joined(&mut shard, with_metadata("g", &member, 40 << 10)).0;
+    assert_eq!(again, ErrorCode::None, "a known member that comes back");
 }
 
 #[test]

@@ -13,11 +13,17 @@ pub const MEMBERS_PER_SHARD_MAX: usize = 200_000;
 /// Committed offsets of one shard at most, those still being written included.
 pub const OFFSETS_PER_SHARD_MAX: usize = 8_000_000;
 
-/// Bytes of member metadata and assignments of one shard at most.
-pub const MEMBER_BYTES_PER_SHARD_MAX: usize = 256 * 1024 * 1024;
+/// What the shard remembers of a group beside its members and offsets, roughly.
+pub const GROUP_BYTES: usize = 1024;
 
-/// Bytes of records waiting to be appended on one shard at most; a commit above it is told to come
-/// back.
+/// What it remembers of a member beside its texts, metadata and assignment, roughly.
+pub const MEMBER_BYTES: usize = 512;
+
+/// What it remembers of a committed offset beside its record, roughly.
+pub const OFFSET_BYTES: usize = 128;
+
+/// Bytes of records waiting to be appended on one shard at most, and no more than all state; a
+/// commit above it is told to come back.
 pub const QUEUED_BYTES_PER_SHARD_MAX: usize = 64 * 1024 * 1024;
 
 /// A new member has no id yet and cannot send heartbeats: so long it may wait for its first answer.
@@ -54,6 +60,9 @@ pub struct GroupSettings {
     pub initial_rebalance_delay_ms: u64,
     /// `group.max.size`.
     pub group_size_max: usize,
+    /// Memory of the shard for groups, members and offsets: an eighth. Who would add to it beyond
+    /// is told to come back; what is there goes on.
+    pub state_bytes_max: usize,
     /// `offset.metadata.max.bytes`.
     pub offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in milliseconds.
@@ -77,6 +86,7 @@ impl Default for GroupSettings {
             session_timeout_max_ms: 1_800_000,
             initial_rebalance_delay_ms: 3_000,
             group_size_max: usize::try_from(i32::MAX).unwrap_or(usize::MAX),
+            state_bytes_max: 256 << 20,
             offset_metadata_bytes_max: crate::model::limits::OFFSET_METADATA_BYTES_DEFAULT,
             offsets_retention_ms: 10_080 * 60 * 1000,
             offsets_retention_check_interval_ms: 600_000,

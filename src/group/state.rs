@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::codec::GroupValue;
 use super::member::Member;
 use super::requests::{JoinRequest, JoinResponse, JoinedMember, SyncResponse};
-use super::settings::NEW_MEMBER_JOIN_TIMEOUT_MS;
+use super::settings::{MEMBER_BYTES, NEW_MEMBER_JOIN_TIMEOUT_MS};
 use super::sync::Store;
 use super::turn::{Moment, Now, StoreTicket, Turn, Waiter};
 use crate::model::error_code::ErrorCode;
@@ -191,9 +191,33 @@ impl Group {
         self.members.len() + self.pending.len()
     }
 
-    /// Bytes that its members make the shard remember, roughly.
+    /// Bytes that its members, and ids given out, make the shard remember, roughly.
     pub fn size_bytes(&self) -> usize {
-        self.members.values().map(Member::size_bytes).sum()
+        if self.size() == 0 {
+            return 0;
+        }
+        let members = self.members.iter();
+        let members = members.map(|(id, member)| 2 * id.len() + member.size_bytes());
+        let pending = self.pending.keys().map(|id| id.len() + MEMBER_BYTES);
+        self.id.len() + members.chain(pending).sum::<usize>()
+    }
+
+    /// Bytes of a member that joins again, under its id or as the instance that it is.
+    pub fn member_size_bytes(&self, request: &JoinRequest) -> Option<usize> {
+        let instance = request.group_instance_id.as_ref();
+        let by_instance = instance.and_then(|instance| self.static_members.get(instance));
+        let id = match request.member_id.is_empty() {
+            true => by_instance?,
+            false => &request.member_id,
+        };
+        let member = self.members.get(id)?;
+        Some(member.size_bytes() - member.assignment.len())
+    }
+
+    /// Bytes of all assignments.
+    pub fn assignment_size_bytes(&self) -> usize {
+        let members = self.members.values();
+        members.map(|member| member.assignment.len()).sum()
     }
 
     /// Whether nothing about it is worth keeping in memory, its offsets and records aside.

@@ -31,6 +31,9 @@ use crate::shard::appends::Source;
 use crate::shard::calls::{AppendPart, ShardCall, ShardReply};
 use crate::shard::shard::Shard;
 
+/// Groups may make a shard remember this part of `memory.per.shard`, beside it.
+const GROUPS_MEMORY_DIVISOR: u64 = 8;
+
 /// Bytes that a load reads at a time.
 const READ_SIZE_BYTES: usize = 1 << 20;
 
@@ -52,7 +55,8 @@ struct Loaded {
 impl Shard {
     /// Makes the coordinator and lets it load the offsets partitions at home here.
     pub(crate) fn start_groups(self: &Rc<Self>) {
-        let settings = group_settings(&self.config());
+        let state_bytes_max = self.settings().memory_bytes / GROUPS_MEMORY_DIVISOR;
+        let settings = group_settings(&self.config(), state_bytes_max);
         let log: Rc<dyn OffsetsLog> = Rc::new(ShardOffsets(Rc::downgrade(self)));
         let barrier: Rc<dyn InputBarrier> = Rc::new(ShardBarrier(Rc::downgrade(self)));
         let coordinator = GroupCoordinator::new(settings, log, barrier);
@@ -196,7 +200,7 @@ fn offsets_partition(topic: &Topic, group_id: &str) -> TopicPartition {
     TopicPartition::new(topic.id, PartitionIndex(index))
 }
 
-fn group_settings(config: &BrokerConfig) -> GroupSettings {
+fn group_settings(config: &BrokerConfig, state_bytes_max: u64) -> GroupSettings {
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let short = |time| i32::try_from(millis(time)).unwrap_or(i32::MAX);
     GroupSettings {
@@ -204,6 +208,7 @@ fn group_settings(config: &BrokerConfig) -> GroupSettings {
         session_timeout_max_ms: short(config.group_max_session_timeout),
         initial_rebalance_delay_ms: millis(config.group_initial_rebalance_delay),
         group_size_max: usize::try_from(config.group_max_size).unwrap_or(usize::MAX),
+        state_bytes_max: usize::try_from(state_bytes_max).unwrap_or(usize::MAX),
         offset_metadata_bytes_max: config.offset_metadata_max_bytes,
         offsets_retention_ms: i64::try_from(millis(config.offsets_retention)).unwrap_or(i64::MAX),
         offsets_retention_check_interval_ms: millis(config.offsets_retention_check_interval),
