@@ -2,7 +2,8 @@
 //!
 //! Pure: no async, no clock, no IO. Costs CPU: callers on a shard go through the blocking pool.
 //! Promises: decompression is bounded: neither the output nor a codec's window grows beyond what
-//! the caller allows by more than a fixed amount, whatever the bytes claim.
+//! the caller allows by more than a fixed amount, whatever the bytes claim. Snappy, which says its
+//! length first, gets no more memory than its bytes can fill.
 //!
 //! Snappy: Java clients frame their blocks as xerial's library does (`82 'SNAPPY' 00`, two version
 //! numbers, then blocks with a 4-byte length each); other clients send one raw block. Both are
@@ -127,6 +128,10 @@ const XERIAL_HEADER: [u8; 16] = [
 ];
 /// Uncompressed bytes per snappy block that we write, as Java's default.
 const XERIAL_BLOCK_BYTES: usize = 32 * 1024;
+/// The densest element of a snappy block: three bytes that copy 64.
+const SNAPPY_COPY_BYTES_MAX: usize = 64;
+/// See [`SNAPPY_COPY_BYTES_MAX`].
+const SNAPPY_COPY_TAG_BYTES: usize = 3;
 /// Largest Zstandard window that is accepted: 2^27 = 128 MiB, the format's own recommendation.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
@@ -200,16 +205,15 @@ fn decompress_snappy_block(
     out: &mut Vec<u8>,
     limit: usize,
 ) -> Result<(), CompressionError> {
-    let corrupt = CompressionError::Corrupt {
-        codec: Codec::Snappy,
-    };
-    let length = snap::raw::decompress_len(block).map_err(|_| corrupt)?;
+    let codec = Codec::Snappy;
+    let corrupt = CompressionError::Corrupt { codec };
     let start = out.len();
+    let length = snap::raw::decompress_len(block).map_err(|_| corrupt)?;
     if length > limit.saturating_sub(start) {
-        return Err(CompressionError::TooLarge {
-            codec: Codec::Snappy,
-            limit,
-        });
+        return Err(CompressionError::TooLarge { codec, limit });
+    }
+    if length > snappy_length_max(block.len()) {
+        return Err(corrupt);
     }
     out.resize(start + length, 0);
     let target = out.get_mut(start..).ok_or(corrupt)?;
@@ -221,6 +225,11 @@ fn decompress_snappy_block(
     } else {
         Err(corrupt)
     }
+}
+
+/// What a block of so many bytes can decompress to.
+const fn snappy_length_max(block_bytes: usize) -> usize {
+    block_bytes.saturating_mul(SNAPPY_COPY_BYTES_MAX) / SNAPPY_COPY_TAG_BYTES
 }
 
 /// Compresses with the codec's usual level.
@@ -332,6 +341,25 @@ mod tests {
                 limit: 1000
             })
         );
+    }
+
+    #[test]
+    fn a_snappy_block_gets_no_more_memory_than_its_bytes_can_fill() {
+        // 256 MiB that six bytes cannot be
+        let claim = [0x80, 0x80, 0x80, 0x80, 0x01, 0];
+        assert_eq!(snap::raw::decompress_len(&claim), Ok(256 << 20));
+        assert!(snappy_length_max(claim.len()) <= 128);
+        let corrupt = Err(CompressionError::Corrupt {
+            codec: Codec::Snappy,
+        });
+        assert_eq!(decompress(Codec::Snappy, &claim, 256 << 20), corrupt);
+        // the densest blocks that there are: zeros
+        for length in [0, 1, 63, 64, 65, 1000, 32 << 10, 60 << 10, 4 << 20] {
+            let zeros = vec![0_u8; length];
+            let packed = snap::raw::Encoder::new().compress_vec(&zeros).unwrap();
+            assert!(length <= snappy_length_max(packed.len()), "{length}");
+            assert_eq!(*decompress(Codec::Snappy, &packed, length).unwrap(), *zeros);
+        }
     }
 
     #[test]
