@@ -3,6 +3,7 @@
 //! Pure: no async, no clock, no IO.
 //! As in Kafka: per topic, members in the order of their ids get consecutive ranges; the first
 //! ones get one more when it does not divide.
+//! Promises: what other members send is refused or read; its lengths reserve nothing by themselves.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,8 @@ use kafka_protocol::messages::{
     ConsumerProtocolAssignment, ConsumerProtocolSubscription, TopicName,
 };
 use kafka_protocol::protocol::{Decodable as _, Encodable as _, StrBytes};
+
+use crate::wire::bounds::{self, ASSIGNMENT, SUBSCRIPTION};
 
 /// The protocol's name, as members announce it.
 pub const RANGE: &str = "range";
@@ -76,6 +79,7 @@ pub fn encode_subscription(topics: &[String]) -> Bytes {
 /// The topics of a member's subscription; `None` when the bytes are something else.
 pub fn decode_subscription(mut bytes: Bytes) -> Option<Vec<String>> {
     let version = read_version(&mut bytes, 3)?;
+    bounds::check_member_message(SUBSCRIPTION, version, &bytes).ok()?;
     let message = ConsumerProtocolSubscription::decode(&mut bytes, version).ok()?;
     Some(message.topics.iter().map(ToString::to_string).collect())
 }
@@ -105,6 +109,7 @@ pub fn decode_assignment(mut bytes: Bytes) -> Option<Partitions> {
         return Some(Partitions::new());
     }
     let version = read_version(&mut bytes, 3)?;
+    bounds::check_member_message(ASSIGNMENT, version, &bytes).ok()?;
     let message = ConsumerProtocolAssignment::decode(&mut bytes, version).ok()?;
     let topics = message.assigned_partitions.into_iter();
     Some(
@@ -125,6 +130,7 @@ fn read_version(bytes: &mut Bytes, newest: i16) -> Option<i16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kafka_protocol::messages::consumer_protocol_subscription;
 
     fn shares(members: &[(&str, &[&str])], topics: &[(&str, i32)]) -> Vec<Vec<(String, Vec<i32>)>> {
         let members = members
@@ -210,5 +216,43 @@ mod tests {
             decode_subscription(Bytes::from_static(&[0, 0, 0, 0, 0, 9])),
             None
         );
+    }
+
+    #[test]
+    fn a_length_that_another_member_claims_reserves_nothing() {
+        // 2^31 - 1 topics; in the next version also so many owned partitions
+        const TOPICS: [u8; 6] = [0, 0, 0x7f, 0xff, 0xff, 0xff];
+        const OWNED: [u8; 14] = [
+            0, 1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff,
+        ];
+        assert_eq!(decode_subscription(Bytes::from_static(&TOPICS)), None);
+        assert_eq!(decode_subscription(Bytes::from_static(&OWNED)), None);
+        assert_eq!(decode_assignment(Bytes::from_static(&TOPICS)), None);
+    }
+
+    #[test]
+    fn messages_of_every_version_have_the_shape_that_is_checked() {
+        for version in 0..=3 {
+            let mut bytes = BytesMut::new();
+            let owned = consumer_protocol_subscription::TopicPartition::default()
+                .with_topic(TopicName(StrBytes::from_static_str("t")))
+                .with_partitions(vec![1, 2]);
+            let mut message = ConsumerProtocolSubscription::default()
+                .with_topics(vec![StrBytes::from_static_str("t")])
+                .with_user_data(Some(Bytes::from_static(b"data")));
+            if version >= 1 {
+                message = message.with_owned_partitions(vec![owned]);
+            }
+            if version >= 2 {
+                message = message.with_generation_id(7);
+            }
+            if version >= 3 {
+                message = message.with_rack_id(Some(StrBytes::from_static_str("r")));
+            }
+            message.encode(&mut bytes, version).unwrap();
+            let bytes = bytes.freeze();
+            let read = bounds::check_member_message(SUBSCRIPTION, version, &bytes);
+            assert_eq!(read, Ok(bytes.len()), "version {version}");
+        }
     }
 }

@@ -366,6 +366,31 @@ pub const fn request_schema(api: ApiKey) -> &'static [Field] {
     }
 }
 
+/// What a member of a group says that it wants to read ("consumer" protocol, after the version).
+pub const SUBSCRIPTION: &[Field] = &[
+    always(list(&STR)),
+    always(BYTES),
+    since(1, list(&MEMBER_TOPIC)),
+    since(2, I32),
+    since(3, STR),
+];
+
+/// What the leader of a group gives a member to read, after the version.
+pub const ASSIGNMENT: &[Field] = &[always(list(&MEMBER_TOPIC)), always(BYTES)];
+
+const MEMBER_TOPIC: Kind = Kind::Struct(&[always(STR), always(list(&I32))]);
+
+/// Proves the shape of a message that members of a group send each other; returns as [`check`].
+pub fn check_member_message(
+    fields: &[Field],
+    version: i16,
+    bytes: &Bytes,
+) -> Result<usize, DecodeError> {
+    let mut reader = Reader::new(bytes, false);
+    walk_fields(fields, version, &mut reader)?;
+    Ok(reader.position())
+}
+
 /// Proves the shape of a request body; returns the bytes that its fields take.
 pub fn check(api: ApiKey, version: i16, body: &Bytes) -> Result<usize, DecodeError> {
     Ok(walk_body(api, version, body)?.position())
