@@ -435,13 +435,6 @@ pub struct BatchIter<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> BatchIter<'a> {
-    /// The bytes not walked yet; after an error, those that it is about.
-    pub const fn rest(&self) -> &'a [u8] {
-        self.rest
-    }
-}
-
 impl<'a> Iterator for BatchIter<'a> {
     type Item = Result<(BatchHeader, &'a [u8]), BatchError>;
 
