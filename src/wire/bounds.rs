@@ -32,7 +32,7 @@ pub enum Kind {
     Array(&'static Kind),
     /// Fields, then tagged fields where the version has them.
     Struct(&'static [Field]),
-    /// One byte, -1 for null, then as a structure.
+    /// One byte, -1 for null, 1 for a structure that follows.
     NullableStruct(&'static [Field]),
 }
 
@@ -422,7 +422,12 @@ fn walk(kind: Kind, version: i16, reader: &mut Reader<'_>) -> Result<(), DecodeE
         Kind::Struct(fields) => walk_fields(fields, version, reader),
         Kind::NullableStruct(fields) => match reader.i8()? {
             -1 => Ok(()),
-            _ => walk_fields(fields, version, reader),
+            1 => walk_fields(fields, version, reader),
+            // Kafka's decoder takes 0 for a structure, the generated one for null; nobody sends it
+            found => Err(DecodeError::Presence {
+                position: reader.position(),
+                found,
+            }),
         },
         Kind::Array(element) => {
             // every element takes one byte at least, most take more: the walk finds the end in time
@@ -442,6 +447,22 @@ fn walk(kind: Kind, version: i16, reader: &mut Reader<'_>) -> Result<(), DecodeE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_structure_is_there_or_null_and_nothing_between() {
+        // DescribeTopicPartitions: no topics, a limit, then the cursor
+        let check_cursor = |present: i8, rest: &[u8]| {
+            let start = [1, 0, 0, 0, 9, present.cast_unsigned()];
+            let body = Bytes::from([&start[..], rest].concat());
+            check(ApiKey::DescribeTopicPartitions, 0, &body)
+        };
+        assert_eq!(check_cursor(-1, &[0]), Ok(7));
+        assert_eq!(check_cursor(1, &[2, b't', 0, 0, 0, 3, 0, 0]), Ok(14));
+        for found in [0, 2, -2, i8::MIN] {
+            let refused = Err(DecodeError::Presence { position: 6, found });
+            assert_eq!(check_cursor(found, &[2, b't', 0, 0, 0, 3, 0, 0]), refused);
+        }
+    }
 
     #[test]
     fn four_bytes_cannot_ask_for_gigabytes() {

@@ -57,6 +57,16 @@ pub enum DecodeError {
         /// Behind the length field.
         position: usize,
     },
+    /// A structure that may be null is neither null nor there.
+    #[error(
+        "byte {found} before position {position} says neither that a structure follows nor not"
+    )]
+    Presence {
+        /// Behind the byte.
+        position: usize,
+        /// What it says.
+        found: i8,
+    },
     /// A variable-length integer that is too long or cut off.
     #[error("malformed variable-length integer at position {position}")]
     Varint {
