@@ -158,7 +158,8 @@ impl Identity {
         Ok(())
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// The file's bytes.
+    pub fn encode(&self) -> Vec<u8> {
         let sealed = Sealed {
             identity: self.clone(),
             crc32c: self.checksum(),
