@@ -163,6 +163,7 @@ const MACHINE: &[&str] = &[
     "tests/",
     "tools/",
     "benches/",
+    "fuzz/",
 ];
 
 /// Names that say nothing about what is inside.
@@ -219,9 +220,10 @@ fn every_source_file_keeps_the_house_rules() {
 
 #[test]
 fn every_dependency_has_its_reason_above_it() {
-    let manifest = read("Cargo.toml");
-    let missing = dependencies_without_reason(&manifest);
-    assert!(missing.is_empty(), "no comment above: {missing:?}");
+    for path in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        let missing = dependencies_without_reason(&read(path));
+        assert!(missing.is_empty(), "{path}: no comment above {missing:?}");
+    }
 }
 
 #[test]
@@ -437,7 +439,7 @@ fn read(path: &str) -> String {
 }
 
 fn source_files() -> Vec<SourceFile> {
-    let mut pending: Vec<PathBuf> = ["src", "tests", "benches", "tools"]
+    let mut pending: Vec<PathBuf> = ["src", "tests", "benches", "tools", "fuzz"]
         .map(|folder| root().join(folder))
         .to_vec();
     let mut files = Vec::new();
