@@ -756,6 +756,7 @@ mod tests {
             }
             .into(),
             log::Error::UnknownPartition { topic_partition }.into(),
+            log::Error::UnsupportedEntry { topic_partition }.into(),
             io::Error::other("cannot read: /data/x: broken").into(),
         ];
         errors.into_iter().map(StartError::from).collect()

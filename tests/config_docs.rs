@@ -50,7 +50,6 @@ fn every_active_setting_is_tried_on_a_running_broker() {
         "settings_broker",
         "settings_requests",
         "settings_topics",
-        "broker_bypass",
         "broker_scrub",
         "running_broker/mod",
     ] {

@@ -250,16 +250,6 @@ static CORES: &[Row] = &[
          default gives way.",
     ),
     row(
-        "bypass.size",
-        Kind::Size(0, 64 * MIB),
-        "0",
-        "shard/bypass.rs",
-        "A partition with more than this waiting to be durable has its records written straight \
-         into its segment file, and only a note of them in the journal: every byte once, not \
-         twice, for one more flush a partition. 0: never. 128KiB suits a volume whose bandwidth \
-         is the limit.",
-    ),
-    row(
         "shares",
         Kind::Shares,
         "network=1000,commit=1000,read=400,background=100",

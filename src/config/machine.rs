@@ -50,8 +50,6 @@ pub struct ShardSettings {
     pub writes_in_flight: u32,
     /// Size of the writes into segments.
     pub destage_bytes: u64,
-    /// What a partition has waiting when its batches go past the journal; 0: they never do.
-    pub bypass_bytes: u64,
     /// Shares of the task queues.
     pub shares: Shares,
     /// The largest request: the setting, or what the request pool can hold.
@@ -201,7 +199,6 @@ pub fn resolve(
         commit_delay: config.commit_delay,
         writes_in_flight: config.writes_in_flight,
         destage_bytes: buffer(config, "destage.size", config.destage_size, &pools)?,
-        bypass_bytes: config.bypass_size,
         shares: config.shares,
         request_bytes_max: config.socket_request_max_bytes.min(request_pool),
     })

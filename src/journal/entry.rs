@@ -20,8 +20,8 @@
 //! | 48 | 8 | base offset |
 //! | 56 | 8 | next offset (exclusive) |
 //! | 64 | 4 | leader epoch |
-//! | 68 | 4 | bypass: bytes that are in the segment already, else zero |
-//! | 72 | 4 | bypass: CRC-32C of what its batches' own checksums leave out, else zero |
+//! | 68 | 4 | bypass: length of the batches in the segment, else zero |
+//! | 72 | 4 | bypass: CRC-32C of those bytes, else zero |
 //! | 76 | 4 | zero |
 //! | 80 | | payload |
 
@@ -65,12 +65,11 @@ pub enum EntryKind {
     Append,
     /// Bytes of earlier appends, again, so that the ring space that held them is free.
     Carry,
-    /// Batches whose beginning was flushed to the segment before this entry was written: whole
-    /// blocks. The payload is the rest, which ends within a block.
+    /// Batches that were flushed to the segment before this entry was written; no payload.
     Bypass {
-        /// How many bytes of the segment, from `file_position` on; the payload follows them.
+        /// How many bytes of the segment, from `file_position` on.
         length: u32,
-        /// CRC-32C of the first `BATCH_PREFIX_BYTES` of each batch, in order.
+        /// CRC-32C of those bytes.
         crc: u32,
     },
     /// The log starts at `base_offset` from now on.
@@ -95,7 +94,7 @@ impl EntryKind {
 
     /// Whether entries of this kind bring bytes.
     pub const fn has_payload(self) -> bool {
-        matches!(self, Self::Append | Self::Carry | Self::Bypass { .. })
+        matches!(self, Self::Append | Self::Carry)
     }
 }
 
@@ -202,7 +201,7 @@ pub struct Entry {
     pub next_offset: Offset,
     /// Epoch of the leader that wrote the bytes.
     pub leader_epoch: LeaderEpoch,
-    /// The bytes, for `Append`, `Carry` and `Bypass`.
+    /// The bytes, for `Append` and `Carry`.
     pub payload: Payload,
 }
 

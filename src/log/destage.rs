@@ -57,13 +57,12 @@ pub struct Destaged {
 }
 
 /// One run of bytes that goes to a segment.
-#[derive(Debug)]
-pub(super) struct Run {
-    pub(super) base: Offset,
-    pub(super) start: FilePosition,
+struct Run {
+    base: Offset,
+    start: FilePosition,
     /// Aligned, unless it is the segment's end.
-    pub(super) end: FilePosition,
-    pub(super) seals: bool,
+    end: FilePosition,
+    seals: bool,
 }
 
 impl Run {
@@ -121,7 +120,7 @@ impl Log {
         result
     }
 
-    pub(super) fn fail_unless_full<T>(&self, result: &Result<T, Error>) {
+    fn fail_unless_full<T>(&self, result: &Result<T, Error>) {
         if let Err(error) = result
             && !error.is_disk_full()
         {
@@ -163,7 +162,6 @@ impl Log {
         flushed?;
         let mut state = self.state.borrow_mut();
         state.truncations_told = state.destaged.truncations;
-        state.segment_told = state.destaged.segment_base;
         Ok(state.is_changed.then(|| LogCheckpoint {
             log_start: state.offsets.log_start,
             ..state.destaged.clone()
@@ -174,7 +172,6 @@ impl Log {
     pub fn on_checkpointed(&self) {
         let mut state = self.state.borrow_mut();
         state.truncations_kept = state.truncations_told;
-        state.segment_kept = state.segment_told;
     }
 
     /// The oldest journal entry with bytes that are in no segment: destaging or carrying frees it.
@@ -185,9 +182,8 @@ impl Log {
     /// The oldest journal entry that recovery would need for this log.
     pub fn pinned_entry(&self) -> Option<Position> {
         match self.unflushed.get() {
-            Unflushed::From(Some(pin)) => Some(pin),
-            // what is written and not flushed are index entries of what went past the journal
-            Unflushed::Nothing | Unflushed::From(None) => self.tail.borrow().pinned_entry(),
+            Unflushed::Nothing => self.tail.borrow().pinned_entry(),
+            Unflushed::From(pin) => pin,
         }
     }
 
@@ -226,23 +222,15 @@ impl Log {
     async fn write_run(&self, run: &Run) -> Result<(), Error> {
         if run.start < run.end {
             let file = self.file_for_writing(run.base, run.end).await?;
-            self.note_unflushed();
+            if self.unflushed.get() == Unflushed::Nothing {
+                let pin = self.tail.borrow().pinned_entry();
+                self.unflushed.set(Unflushed::From(pin));
+            }
             self.write_blocks(&file, run).await?;
             self.include_destaged(run.base, run.end);
         }
         self.publish(run);
         Ok(())
-    }
-
-    /// Before a write: until the next flush, the journal entries that hold its bytes are needed.
-    pub(super) fn note_unflushed(&self) {
-        if matches!(
-            self.unflushed.get(),
-            Unflushed::Nothing | Unflushed::From(None)
-        ) {
-            let pin = self.tail.borrow().pinned_entry();
-            self.unflushed.set(Unflushed::From(pin));
-        }
     }
 
     /// Flushes what was written since the last time, data and index entries.
@@ -263,11 +251,7 @@ impl Log {
     }
 
     /// The segment's file, made if necessary, with space reserved up to `end`.
-    pub(super) async fn file_for_writing(
-        &self,
-        base: Offset,
-        end: FilePosition,
-    ) -> Result<File, Error> {
+    async fn file_for_writing(&self, base: Offset, end: FilePosition) -> Result<File, Error> {
         let path = self.path(base, FileKind::Log);
         let spare_dir = self.put_spare(&path).await;
         let file = self
@@ -320,7 +304,7 @@ impl Log {
 
     /// Copies the run block by block and writes it; the next step is copied while the one before is
     /// being written.
-    pub(super) async fn write_blocks(&self, file: &File, run: &Run) -> Result<(), Error> {
+    async fn write_blocks(&self, file: &File, run: &Run) -> Result<(), Error> {
         let step = u64::try_from(self.context.limits().destage_bytes).unwrap_or(u64::MAX / 2);
         let mut writes = FuturesUnordered::new();
         let mut position = run.start;
@@ -352,7 +336,7 @@ impl Log {
     }
 
     /// Takes the batches that end at or below `end` into the destaged state.
-    pub(super) fn include_destaged(&self, base: Offset, end: FilePosition) {
+    fn include_destaged(&self, base: Offset, end: FilePosition) {
         let tail = self.tail.borrow();
         let mut state = self.state.borrow_mut();
         let mut indexer = state
@@ -435,7 +419,7 @@ impl Log {
     }
 
     /// Everything of the run is in the file: it may leave memory.
-    pub(super) fn publish(&self, run: &Run) {
+    fn publish(&self, run: &Run) {
         {
             let mut state = self.state.borrow_mut();
             assert!(

@@ -78,9 +78,6 @@ pub enum Damage {
     /// been in it.
     #[error("a durable block of the journal is damaged, and records may have been in it")]
     Journal,
-    /// Batches that went past the journal are not what its entry says.
-    #[error("the record batches here are not those that the journal says were written")]
-    Bypassed,
     /// The journal's bytes do not join those in the segment.
     #[error("bytes are missing between here and position {next}, where the journal goes on")]
     Gap {
@@ -144,6 +141,12 @@ pub enum Error {
     /// The journal has an entry of a partition that is neither live nor deleted.
     #[error("the journal holds data of partition {topic_partition}, which nobody knows")]
     UnknownPartition {
+        /// Whose entry it is.
+        topic_partition: TopicPartition,
+    },
+    /// The journal has an entry of a kind that this version does not write.
+    #[error("the journal holds an entry of an unsupported kind for partition {topic_partition}")]
+    UnsupportedEntry {
         /// Whose entry it is.
         topic_partition: TopicPartition,
     },

@@ -191,13 +191,6 @@ pub(super) struct State {
     pub(super) destaged: LogCheckpoint,
     /// Whether the log may append: the last partial block is in memory and in the journal's hands.
     pub(super) is_prepared: bool,
-    /// Truncations before this run.
-    pub(super) truncations_found: u64,
-    /// Base of the newest segment with batches that went past the journal.
-    pub(super) bypassed_segment: Option<Offset>,
-    /// The open segment in the record that a checkpoint was told last, and in the last durable one.
-    pub(super) segment_told: Offset,
-    pub(super) segment_kept: Offset,
     /// Whether the end is about to be cut off: nothing of it may be written or journaled again.
     pub(super) is_truncating: bool,
     /// The last truncation that a checkpoint was told of, and the last that a durable one has.
@@ -252,12 +245,6 @@ impl State {
         metrics::local().increment(Counter::SegmentsRolled);
     }
 
-    /// Whether replay would read batches in the segment that went past the journal.
-    pub(super) fn is_bypass_unkept(&self, base: Offset) -> bool {
-        let may_have_some = self.bypassed_segment.is_some_and(|newest| base <= newest);
-        may_have_some && base >= self.segment_kept
-    }
-
     /// Entries of the oldest open segment that are in its index files.
     pub(super) fn index_counts(&self) -> (usize, usize) {
         let count = |entries: u32| usize::try_from(entries).unwrap_or(usize::MAX);
@@ -294,8 +281,6 @@ pub struct Log {
     pub(super) io: Semaphore,
     /// What destaging has written since the last flush.
     pub(super) unflushed: Cell<Unflushed>,
-    /// Batches wait to go past the journal; see `bypass`.
-    pub(super) is_bypassing: Cell<bool>,
     /// The log is being closed: what is written is flushed at the end, with its directory.
     pub(super) is_closing: Cell<bool>,
     failed: RefCell<Option<Arc<Error>>>,
@@ -320,7 +305,6 @@ impl Log {
         };
         offsets.assert_ordered();
         let truncations = destaged.truncations;
-        let destaged_segment = destaged.segment_base;
         let state = State {
             offsets,
             sealed,
@@ -329,10 +313,6 @@ impl Log {
             epochs: destaged.epochs.clone(),
             destaged,
             is_prepared: false,
-            truncations_found: truncations,
-            bypassed_segment: None,
-            segment_told: destaged_segment,
-            segment_kept: destaged_segment,
             is_truncating: false,
             truncations_told: truncations,
             truncations_kept: truncations,
@@ -350,7 +330,6 @@ impl Log {
             pins: Pins::default(),
             io: Semaphore::new(1),
             unflushed: Cell::new(Unflushed::Nothing),
-            is_bypassing: Cell::new(false),
             is_closing: Cell::new(false),
             failed: RefCell::new(None),
         })
@@ -618,8 +597,7 @@ impl Log {
         let bytes = segment.end_position.saturating_sub(start);
         let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= bytes_max);
         let is_idle = self.tail.borrow().pinned_entry().is_none();
-        let has_waiting = self.tail.borrow().waiting().next().is_some();
-        if state.open.len() > 1 || state.is_truncating || has_waiting || !fits || is_idle {
+        if state.open.len() > 1 || state.is_truncating || !fits || is_idle {
             return None;
         }
         Some(self.carry_entry(&state, start))

@@ -99,7 +99,7 @@ impl Log {
             segment_base: state.active().base,
             file_position: state.active().end_position,
             base_offset: log_start,
-            next_offset: offsets.durable_end,
+            next_offset: offsets.log_end,
             leader_epoch: state.epochs.latest().unwrap_or(LeaderEpoch::UNKNOWN),
             payload: Payload::empty(),
         }))
@@ -129,8 +129,7 @@ impl Log {
 
     /// Gives the segments below the log start names that say so, and hands them over to be given
     /// back to the file system. Readers that have them open go on. Returns their bytes. After a
-    /// truncation they stay until a checkpoint has it: replay would repeat it, in its segment. So
-    /// does a segment with batches that went past the journal: replay reads them there.
+    /// truncation they stay until a checkpoint has it: replay would repeat it, in its segment.
     ///
     /// Cancel: safe; what is left is removed at the next start.
     pub async fn delete_retired(&self) -> Result<u64, Error> {
@@ -160,9 +159,6 @@ impl Log {
             let Some(segment) = retired else {
                 return Ok(());
             };
-            if self.state.borrow().is_bypass_unkept(segment.base_offset) {
-                return Ok(());
-            }
             deleted.extend(self.delete_segment(&segment).await?);
             self.state.borrow_mut().retired.remove(0);
             metrics::local().increment(Counter::SegmentsDeleted);

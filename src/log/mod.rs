@@ -15,17 +15,14 @@
 //! [offset-chain] log start <= last stable <= high watermark <= durable end <= log end; destaged
 //! end <= durable end. [producer-prefix] a producer state holds exactly the batches below the
 //! offset beside it.
-//! [whole-blocks] an active segment gets whole 4096-byte blocks, at aligned positions: of data that
-//! is durable in the journal, or past it (`bypass`), and then an entry makes it count.
+//! [whole-blocks] an active segment gets whole 4096-byte blocks of durable data, at aligned
+//! positions.
 //! [sealed-closed] a segment is closed for writing before anybody reads it through the page cache.
 //!
 //! Reading order: the pure parts (`offset_index`, `time_index`, `producer_state`, `leader_epochs`),
-//! then `tail`, `log`, `destage`, `bypass`, `read`, `recovery`; `verify`, `scrub`,
+//! then `tail`, `log`, `destage`, `read`, `recovery`; `verify`, `scrub`,
 //! `check` look for damage.
 
-pub mod bypass;
-#[cfg(test)]
-mod bypass_tests;
 pub mod check;
 pub mod checkpoint;
 pub mod context;

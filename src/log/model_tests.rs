@@ -1,7 +1,7 @@
-//! Logs over their journals against plain vectors, on the simulated disk: appends through the
-//! journal and past it, duplicates, reads, lookups by time, rolls, destaging, carrying,
-//! checkpoints, truncations, log starts, clean stops, kills, power failures at any change (also
-//! inside recovery), and another number of shards after each of them.
+//! Logs over their journals against plain vectors, on the simulated disk: appends, duplicates,
+//! reads, lookups by time, rolls, destaging, carrying, checkpoints, truncations, log starts, clean
+//! stops, kills, power failures at any change (also inside recovery), and another number of shards
+//! after each of them.
 //!
 //! `SIM_SEED=n cargo test --lib log::model_tests` repeats one seed; `SIM_SEEDS=n` runs more of
 //! them.
@@ -20,7 +20,6 @@ use crate::journal::entry::{Entry, EntryKind};
 use crate::journal::journal::{Owner, Position};
 use crate::journal::replay::Replay;
 use crate::log::LogSettings;
-use crate::log::bypass::BYPASS_PAYLOAD_BYTES_MAX;
 use crate::log::context::{ContextLimits, LogContext};
 use crate::log::destage::{CARRY_BYTES_MAX, DestageAction, DestageFacts, Pressure, choose};
 use crate::log::log::{Log, NewBatch};
@@ -170,7 +169,6 @@ struct World {
     appended: usize,
     duplicates: usize,
     truncations: usize,
-    bypassed: usize,
 }
 
 type Shared = Rc<RefCell<World>>;
@@ -266,50 +264,6 @@ async fn destage(shard: Rc<Shard>) {
         if fill > 0 || below(4) == 0 {
             checkpoint(&shard).await;
         }
-    }
-}
-
-/// As `shard::bypass`, but one partition after the other.
-async fn bypass(shard: Rc<Shard>, world: Shared) {
-    loop {
-        sleep(Duration::from_millis(1 + below(6))).await;
-        for (partition, log) in shard.logs.iter().filter(|(_, log)| log.is_bypassing()) {
-            let reserved = shard.journal.reserve_control(BYPASS_PAYLOAD_BYTES_MAX);
-            let Ok(reservation) = reserved.await else {
-                return;
-            }; // the journal is being closed
-            let bypassed = log.bypass(1 + below(8192), 4096 + below(20_000)).await;
-            if let Some((bypassed, entry)) = bypassed.expect("the disk takes it") {
-                let owner = Owner(u64::try_from(*partition).expect("small"));
-                let queued = shard.journal.enqueue(reservation, owner, entry);
-                log.on_bypass_queued(&bypassed, queued.expect("taken"));
-                while log.offsets().durable_end < bypassed.next_offset() {
-                    shard.progress.notified().await;
-                }
-                log.publish_bypass(bypassed);
-                world.borrow_mut().bypassed += 1;
-                if below(2) == 0 {
-                    continue;
-                }
-            }
-            while let Some(bytes) = log.next_waiting_bytes(16 * 1024) {
-                let reserved = shard.journal.reserve(bytes).await;
-                let Ok(reservation) = reserved else { return };
-                let entry = log.waiting_entry(bytes).expect("it waits");
-                let next_offset = entry.next_offset;
-                let owner = Owner(u64::try_from(*partition).expect("small"));
-                let queued = shard.journal.enqueue(reservation, owner, entry);
-                log.on_waiting_queued(next_offset, queued.expect("taken"));
-            }
-            log.end_bypass();
-        }
-    }
-}
-
-/// Until nothing of the log waits.
-async fn drained(log: &Log) {
-    while log.is_bypassing() {
-        sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -425,7 +379,6 @@ async fn start(world: &Shared, shard_count: usize, salt: usize) -> Vec<Rc<Shard>
         .detach();
         spawn(Lane::Background, "destage", destage(shard.clone())).detach();
         spawn(Lane::Background, "reclaim", reclaim(shard.clone())).detach();
-        spawn(Lane::Commit, "bypass", bypass(shard.clone(), world.clone())).detach();
         shards.push(shard);
     }
     shards
@@ -554,11 +507,7 @@ async fn append(world: &Shared, shard: &Shard, partition: usize) {
         builder.push(timestamp, None, Some(&value));
     }
     let new = NewBatch::own(BytesMut::from(&builder.build()[..])).expect("a batch");
-    let is_bypassing = log.is_bypassing() || (below(4) == 0 && log.may_bypass());
-    let reservation = match is_bypassing {
-        true => None,
-        false => Some(shard.journal.reserve(new.bytes.len()).await.expect("room")),
-    };
+    let reservation = shard.journal.reserve(new.bytes.len()).await.expect("room");
     assert_eq!(
         log.check_producer(&new.header),
         Ok(Verdict::Append),
@@ -567,13 +516,12 @@ async fn append(world: &Shared, shard: &Shard, partition: usize) {
     let count = timestamps.len();
     let appended = log.append(new, LeaderEpoch(1), 1).expect("appends");
     let bytes = appended.entry.payload.clone().into_bytes();
-    if let Some(reservation) = reservation {
-        let owner = Owner(u64::try_from(partition).expect("small"));
-        let queued = shard.journal.enqueue(reservation, owner, appended.entry);
-        log.on_enqueued(queued.expect("taken"));
-    } else {
-        log.start_bypass();
-    }
+    let owner = Owner(u64::try_from(partition).expect("small"));
+    let position = shard
+        .journal
+        .enqueue(reservation, owner, appended.entry)
+        .expect("taken");
+    log.on_enqueued(position);
     let (base, next) = (appended.base_offset.get(), appended.next_offset.get());
     let mut world = world.borrow_mut();
     world.appended += 1;
@@ -680,7 +628,6 @@ async fn truncate(world: &Shared, shard: &Shard, partition: usize) {
     if plan.next_offset < offsets.log_start {
         return;
     }
-    drained(log).await;
     world.borrow_mut().models[partition].cut_asked = Some(plan.next_offset.get());
     let position = shard
         .enqueue(partition, log.begin_truncation(&plan), false)
@@ -700,7 +647,6 @@ async fn truncate(world: &Shared, shard: &Shard, partition: usize) {
 /// One run of the program: recovery, random work, and perhaps a clean stop.
 async fn life(world: Shared, shard_count: usize, salt: usize) {
     let shards = start(&world, shard_count, salt).await;
-    let truncates = below(2) == 0;
     for _ in 0..below(250) {
         let partition = usize::try_from(below(3)).expect("fits");
         let shard = shards
@@ -725,8 +671,7 @@ async fn life(world: Shared, shard_count: usize, salt: usize) {
             34 => drop(log.destage().await.expect("the disk takes it")),
             35 => checkpoint(shard).await,
             36 => advance_log_start(&world, shard, partition).await,
-            // behind one, everything goes through the journal
-            37 if truncates => truncate(&world, shard, partition).await,
+            37 => truncate(&world, shard, partition).await,
             _ => sleep(Duration::from_millis(below(30))).await,
         }
     }
@@ -737,9 +682,6 @@ async fn life(world: Shared, shard_count: usize, salt: usize) {
 
 async fn stop(shards: &[Rc<Shard>]) {
     for shard in shards {
-        for log in shard.logs.values() {
-            drained(log).await;
-        }
         shard.checkpointing.acquire(1).await.forget();
         shard.journal.close().await.expect("closes");
         let ends: Vec<Offset> = shard
@@ -762,7 +704,7 @@ async fn stop(shards: &[Rc<Shard>]) {
     }
 }
 
-fn run_seed(seed: u64, totals: &mut (usize, usize, usize, usize, usize)) {
+fn run_seed(seed: u64, totals: &mut (usize, usize, usize, usize)) {
     let disk = SimDisk::new(seed);
     Sim::with_disk(seed, disk.clone()).run(async {
         fs::create_dir_all("/data/journal").await.expect("makes");
@@ -810,7 +752,6 @@ fn run_seed(seed: u64, totals: &mut (usize, usize, usize, usize, usize)) {
     totals.0 += world.appended;
     totals.1 += world.duplicates;
     totals.2 += world.truncations;
-    totals.4 += world.bypassed;
 }
 
 fn segments_reused() -> u64 {
@@ -839,7 +780,7 @@ fn logs_and_journals_keep_what_they_made_durable() {
     let seeds = seeds(60);
     let count = seeds.end - seeds.start;
     let reused_before = segments_reused();
-    let mut totals = (0, 0, 0, 0, 0);
+    let mut totals = (0, 0, 0, 0);
     for seed in seeds {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             run_seed(seed, &mut totals);
@@ -849,12 +790,11 @@ fn logs_and_journals_keep_what_they_made_durable() {
             std::panic::resume_unwind(panic);
         }
     }
-    let (appended, duplicates, truncations, crashes, bypassed) = totals;
+    let (appended, duplicates, truncations, crashes) = totals;
     let reused = segments_reused() - reused_before;
     say(&format!(
         "{count} seeds, {crashes} power failures, {appended} batches, {duplicates} duplicates, \
-         {truncations} truncations, {bypassed} runs past the journal, {reused} segments in used \
-         blocks"
+         {truncations} truncations, {reused} segments in used blocks"
     ));
-    assert!(count < 10 || (reused > 0 && bypassed > 0));
+    assert!(count < 10 || reused > 0);
 }

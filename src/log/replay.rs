@@ -14,7 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::checkpoint::{LogCheckpoint, align_down};
 use super::error::{Damage, Error};
@@ -31,13 +31,13 @@ use super::writes::PendingWrites;
 use super::{offset_index, partition_metadata, time_index};
 use crate::journal::entry::{Entry, EntryKind};
 use crate::model::ids::TopicPartition;
-use crate::model::limits::BATCH_PREFIX_BYTES;
 use crate::model::offset::{FilePosition, Offset};
-use crate::model::record_batch::{BatchHeader, check_crc, iter_batches};
+use crate::model::record_batch::{BatchHeader, iter_batches};
 use crate::rt::{SharedFile, fs};
 
 /// One partition under recovery.
 pub(super) struct PartitionReplay {
+    topic_partition: TopicPartition,
     dir: PathBuf,
     settings: LogSettings,
     base: LogCheckpoint,
@@ -126,6 +126,7 @@ impl PartitionReplay {
             }
         });
         Ok(Self {
+            topic_partition,
             dir,
             settings,
             at: base.clone(),
@@ -162,25 +163,22 @@ impl PartitionReplay {
                 Ok(())
             }
             EntryKind::Truncate => self.truncate(&entry).await,
-            EntryKind::Append | EntryKind::Carry | EntryKind::Bypass { .. }
-                if self.is_cut_off(&entry) =>
-            {
-                Ok(())
-            }
-            EntryKind::Append | EntryKind::Carry | EntryKind::Bypass { .. } => {
-                match self.write(entry).await {
-                    Err(error @ Error::Corrupt { .. }) => {
-                        self.gap = Some(error);
-                        Ok(())
-                    }
-                    Ok(()) => {
-                        // it joins what is there, so nothing before it is missing
-                        self.doubt = None;
-                        Ok(())
-                    }
-                    other => other,
+            EntryKind::Append | EntryKind::Carry if self.is_cut_off(&entry) => Ok(()),
+            EntryKind::Append | EntryKind::Carry => match self.write(entry).await {
+                Err(error @ Error::Corrupt { .. }) => {
+                    self.gap = Some(error);
+                    Ok(())
                 }
-            }
+                Ok(()) => {
+                    // it joins what is there, so nothing before it is missing
+                    self.doubt = None;
+                    Ok(())
+                }
+                other => other,
+            },
+            EntryKind::Bypass { .. } => Err(Error::UnsupportedEntry {
+                topic_partition: self.topic_partition,
+            }),
             EntryKind::Delete => Ok(()),
         }
     }
@@ -205,17 +203,17 @@ impl PartitionReplay {
         if entry.segment_base > self.at.segment_base {
             self.roll_to(&entry).await?;
         }
-        if entry.file_position > self.written_end {
-            let path = self.path(FileKind::Log);
-            let next = entry.file_position;
-            return Err(Error::corrupt(path, self.written_end, Damage::Gap { next }));
-        }
-        let start = match entry.kind {
-            EntryKind::Bypass { length, crc } => self.read_bypassed(&entry, length, crc).await?,
-            _ => entry.file_position,
-        };
+        let start = entry.file_position;
         let payload = entry.payload.into_bytes();
         let end = start + to_u64(payload.len());
+        if start > self.written_end {
+            let path = self.path(FileKind::Log);
+            return Err(Error::corrupt(
+                path,
+                self.written_end,
+                Damage::Gap { next: start },
+            ));
+        }
         let flushed = self.flushed_position();
         let skip = usize::try_from(flushed.saturating_sub(start)).unwrap_or(usize::MAX);
         if skip < payload.len() {
@@ -232,55 +230,6 @@ impl PartitionReplay {
         // a carried stretch that begins inside a batch: its header is in the file
         self.writes.commit().await?;
         self.include_from_file().await
-    }
-
-    /// Looks whether the segment has what went there past the journal, and the batches of the entry
-    /// are whole; tells where the payload begins. What the base covers was read before it became
-    /// the base, and may have been cut off and overwritten since.
-    async fn read_bypassed(
-        &mut self,
-        entry: &Entry,
-        length: u32,
-        crc: u32,
-    ) -> Result<FilePosition, Error> {
-        let start = entry.file_position;
-        let blocks_end = start + u64::from(length);
-        let end = blocks_end + to_u64(entry.payload.len());
-        if end > self.at.end_position {
-            self.writes.commit().await?;
-            let len = self.measure().await?;
-            if len < blocks_end {
-                let missing = blocks_end - len;
-                return Err(self.corrupt(len, Damage::Short { missing }));
-            }
-            let file = SegmentFile::Shared(SharedFile::open(self.log_path()).await?);
-            let len = usize::try_from(length).unwrap_or(usize::MAX);
-            let mut batches = BytesMut::from(&file.read_exact(start, len).await?[..]);
-            for part in entry.payload.parts() {
-                batches.extend_from_slice(part);
-            }
-            self.check_bypassed(start, &batches, crc)?;
-        }
-        self.written_end = self.written_end.max(blocks_end);
-        self.file_len = self.file_len.max(blocks_end);
-        Ok(blocks_end)
-    }
-
-    fn check_bypassed(&self, start: FilePosition, batches: &[u8], crc: u32) -> Result<(), Error> {
-        let (mut position, mut found) = (start, 0);
-        for next in iter_batches(batches) {
-            let (header, batch) = next.map_err(|error| self.corrupt(position, error))?;
-            if !check_crc(batch) {
-                return Err(self.corrupt(position, Damage::Bypassed));
-            }
-            let prefix = batch.get(..BATCH_PREFIX_BYTES).unwrap_or_default();
-            found = crc32c::crc32c_append(found, prefix);
-            position += to_u64(header.total_size());
-        }
-        if found != crc {
-            return Err(self.corrupt(start, Damage::Bypassed));
-        }
-        Ok(())
     }
 
     /// Bytes below are flushed and must not be written again.
@@ -424,9 +373,7 @@ impl PartitionReplay {
     /// Exact length, exact indexes, and the producer snapshot at the end of the current segment.
     async fn complete_segment(&mut self) -> Result<(), Error> {
         if self.at.end_position == 0 {
-            // what went past the journal and has no entry: it was never acknowledged
-            let is_known = self.knows_start || self.accepts_loss;
-            if is_known && self.file_len > 0 && !self.is_hollow() {
+            if self.accepts_loss && self.file_len > 0 {
                 self.writes.cut(&self.log_path(), 0);
             }
             return Ok(());

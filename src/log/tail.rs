@@ -54,11 +54,6 @@ impl TailBatch {
         self.position + u64::try_from(self.bytes.len()).unwrap_or(u64::MAX / 2)
     }
 
-    /// Length of its bytes.
-    pub fn size_bytes(&self) -> u64 {
-        u64::try_from(self.bytes.len()).unwrap_or(u64::MAX / 2)
-    }
-
     fn charge(&self) -> usize {
         self.held_bytes + OVERHEAD_BYTES
     }
@@ -143,27 +138,6 @@ impl Tail {
             && fragment.journal_entry.is_none()
         {
             fragment.journal_entry = Some(number);
-        }
-    }
-
-    /// The batches that no journal entry holds: they are the last ones.
-    pub fn waiting(&self) -> impl Iterator<Item = &TailBatch> {
-        self.batches.range(self.first_waiting()..)
-    }
-
-    fn first_waiting(&self) -> usize {
-        self.batches
-            .partition_point(|batch| batch.journal_entry.is_some())
-    }
-
-    /// Notes which journal entry holds the batches that waited, up to `next_offset`.
-    pub fn set_waiting_entry(&mut self, next_offset: Offset, number: Position) {
-        let first = self.first_waiting();
-        for batch in self.batches.range_mut(first..) {
-            if batch.next_offset > next_offset {
-                break;
-            }
-            batch.journal_entry = Some(number);
         }
     }
 

@@ -11,9 +11,6 @@ pub const ALIGNMENT_BYTES: usize = 4096;
 pub const SHARDS_MAX: u16 = 1024;
 /// Bytes of a record batch before its records (magic 2).
 pub const BATCH_HEADER_BYTES: usize = 61;
-/// Bytes of a record batch that its own CRC does not cover: base offset, length, leader epoch,
-/// magic, and the CRC.
-pub const BATCH_PREFIX_BYTES: usize = 21;
 /// Bytes of a record batch that `batchLength` does not count: base offset and the length itself.
 pub const BATCH_LOG_OVERHEAD_BYTES: usize = 12;
 /// Kafka's default for `message.max.bytes`: a 1 MiB batch with its overhead.

@@ -18,7 +18,6 @@ use crate::partition::error::Error;
 use crate::partition::partition::{Accepted, AckSender, Appended, Partition};
 use crate::rt;
 use crate::rt::sync::{Notify, oneshot};
-use crate::shard::bypass;
 use crate::shard::calls::AppendPart;
 use crate::shard::shard::Shard;
 use crate::telemetry::names::Counter;
@@ -110,13 +109,8 @@ async fn append(
     partition.check_open()?;
     room(shard, source, shard.logs.tail_budget().wait_for_room()).await?;
     prepare(shard, &partition, source).await?;
+    let reservation = room(shard, source, shard.journal.reserve(batch.bytes.len())).await??;
     let (records, bytes) = (batch.header.record_count, batch.bytes.len());
-    let bypass_bytes = shard.settings().bypass_bytes;
-    let reservation = if bypass::is_for(&partition, bytes, bypass_bytes) {
-        None
-    } else {
-        Some(room(shard, source, shard.journal.reserve(bytes)).await??)
-    };
     // From here to `enqueue` there is no await: the order of offsets is the order in the journal.
     match partition.append_as_leader(batch, log_append_time_ms, rt::unix_ms())? {
         Accepted::Duplicate {
@@ -137,13 +131,10 @@ async fn append(
             next_offset,
             entry,
         } => {
-            if let Some(reservation) = reservation {
-                let owner = partition.owner();
-                let position = shard.journal.enqueue(reservation, owner, entry)?;
-                partition.log().on_enqueued(position);
-            } else {
-                shard.bypass.add(&partition);
-            }
+            let position = shard
+                .journal
+                .enqueue(reservation, partition.owner(), entry)?;
+            partition.log().on_enqueued(position);
             shard.changed.add(&partition);
             shard.metrics.increment(Counter::ProducedBatches);
             let count = |count: Option<u64>| count.unwrap_or(0);
@@ -236,5 +227,4 @@ pub(crate) async fn drained(shard: &Shard) {
     while !shard.appends.waiting.borrow().is_empty() {
         rt::yield_now().await;
     }
-    shard.bypass.drained().await;
 }

@@ -50,8 +50,6 @@ const PRESSED_FILL_PERMILLE: u32 = 750;
 const CHECKPOINT_RING_PART: u64 = 8;
 /// The same with a pressed ring: less than this is not worth its flushes even then.
 const CHECKPOINT_RING_PART_PRESSED: u64 = 32;
-/// A checkpoint is due when this part of the ring's size has gone past it since the last.
-const CHECKPOINT_BYPASSED_PART: u64 = 2;
 /// Logs that are flushed at the same time; destaging goes on with the others.
 const FLUSHES_AT_ONCE: usize = 4;
 /// Pause of the destager while the logs that it would destage are being flushed.
@@ -89,17 +87,6 @@ impl Changed {
 
     fn all(&self) -> Vec<Rc<Partition>> {
         self.partitions.borrow().values().cloned().collect()
-    }
-
-    /// Notes what went past the journal. Replay reads it in the segments again, and retention keeps
-    /// those segments, until a checkpoint.
-    pub(crate) fn on_bypassed(&self, bytes: u64, ring_bytes: u64) {
-        let mut since = self.since.get();
-        since.bypassed_bytes += bytes;
-        self.since.set(since);
-        if since.bypassed_bytes >= ring_bytes / CHECKPOINT_BYPASSED_PART {
-            self.checkpoint_due.notify_one();
-        }
     }
 
     pub(crate) fn remove(&self, owner: Owner) {
@@ -166,28 +153,12 @@ pub(crate) async fn write_checkpoints(shard: Rc<Shard>) {
         shard.changed.since.set(Round::default());
         let written = shard.write(async || checkpoint(&shard, Wanted::ToFree).await);
         match written.await {
-            Ok(()) if !shard.storage.is_full() => {
-                limit_preallocation(&shard).await;
-                delete_kept(&shard).await;
-            }
+            Ok(()) if !shard.storage.is_full() => limit_preallocation(&shard).await,
             Ok(()) => {}
             Err(error) => {
                 tracing::error!(%error, "a checkpoint could not be written");
                 rt::sleep(DISK_FULL_RETRY).await;
             }
-        }
-    }
-}
-
-/// Segments that replay could have needed until this checkpoint.
-async fn delete_kept(shard: &Rc<Shard>) {
-    for partition in shard.changed.all() {
-        if !partition.log().has_retired() || partition.is_gone() {
-            continue;
-        }
-        let deleted = shard.write(async || partition.log().delete_retired().await);
-        if let Err(error) = deleted.await {
-            tracing::warn!(%error, partition = %shard.name(partition.id()), "retention");
         }
     }
 }
@@ -228,8 +199,6 @@ pub(crate) async fn watch_growth(shard: Rc<Shard>) {
 struct Round {
     destaged_bytes: u64,
     carried_count: u64,
-    /// What went past the journal.
-    bypassed_bytes: u64,
     /// Logs that were left out because they are being flushed.
     busy_count: u64,
 }
@@ -239,7 +208,6 @@ impl Round {
         Self {
             destaged_bytes: self.destaged_bytes + round.destaged_bytes,
             carried_count: self.carried_count + round.carried_count,
-            bypassed_bytes: self.bypassed_bytes + round.bypassed_bytes,
             busy_count: self.busy_count + round.busy_count,
         }
     }

@@ -28,7 +28,7 @@ use crate::shard::calls::ShardCall;
 use crate::shard::mesh::Link;
 use crate::shard::recovery::SPARE_DIR;
 use crate::shard::shard::{Parts, Process, Shard};
-use crate::shard::{appends, background, bypass, observe, partitions, scrub, serve, storage};
+use crate::shard::{appends, background, observe, partitions, scrub, serve, storage};
 use crate::telemetry::metrics;
 
 /// No message takes more of the journal's ring than this part.
@@ -117,7 +117,6 @@ impl Shard {
             "appends",
             appends::run(self.clone()),
         ));
-        others.push(rt::spawn(Lane::Commit, "bypass", bypass::run(self.clone())));
         others.push(rt::spawn(
             Lane::Commit,
             "destage",

@@ -19,7 +19,6 @@ pub(crate) mod addresses;
 pub mod appends;
 pub mod background;
 pub mod budget;
-pub(crate) mod bypass;
 pub mod calls;
 pub mod check;
 pub mod control;

@@ -90,6 +90,7 @@ fn remedy(error: &log::Error) -> &'static str {
         log::Error::UnknownPartition { .. } => {
             ": metadata and journals are of different backups, restore both from the same one"
         }
+        log::Error::UnsupportedEntry { .. } => ": start the Corelog that wrote it",
         error if error.is_disk_full() => ": free some space, recovery goes on at the next start",
         _ => "",
     }

@@ -39,7 +39,6 @@ use crate::shard::addresses::Addresses;
 use crate::shard::appends::{Appends, Source};
 use crate::shard::background::Changed;
 use crate::shard::budget::Budget;
-use crate::shard::bypass::Bypass;
 use crate::shard::calls::{
     AppendPart, ControlCall, ControlReply, PartitionSize, PartitionsChange, ShardCall, ShardReply,
 };
@@ -86,8 +85,6 @@ pub struct Shard {
     pub(crate) storage: Storage,
     pub(crate) reserve: Reserve,
     pub(crate) changed: Changed,
-    /// What goes past the journal.
-    pub(crate) bypass: Bypass,
     pub(crate) appends: Appends,
     pub(crate) groups: Groups,
     /// Memory of requests.
@@ -133,7 +130,6 @@ impl Shard {
             storage: Storage::new(),
             reserve: Reserve::new(&parts.process.data_dir),
             changed: Changed::default(),
-            bypass: Bypass::default(),
             appends: Appends::new(),
             groups: Groups::default(),
             budget: Budget::new(&pools),

@@ -60,8 +60,6 @@ metrics! {
         Commits, "commits", "Durable journal writes";
         JournalBytes, "journal_written_bytes", "Bytes written to the journal, padding included";
         DestagedBytes, "destaged_bytes", "Bytes written from the tail to segment files";
-        BypassedBytes, "bypassed_bytes",
-            "Part of the bytes in segment files that was written there first, past the journal";
         SegmentsRolled, "segments_rolled", "Segments sealed";
         SegmentsReused, "segments_reused", "Segments that took the blocks of a deleted one";
         SegmentsDeleted, "segments_deleted", "Segments deleted by retention or DeleteRecords";
