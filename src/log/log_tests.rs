@@ -861,6 +861,24 @@ fn a_recovery_is_repeated_that_left_the_name_of_its_second_segment_only() {
 }
 
 #[test]
+fn a_log_start_removes_no_segment_of_a_log_whose_state_is_gone() {
+    Sim::new(24).run(async {
+        let log = open(small_segments()).await;
+        fill(&log, 100).await;
+        let bytes = read_all(&log, 0).await;
+        log.close().await.unwrap();
+        let entry = log.log_start_entry(Offset::new(5)).unwrap().unwrap();
+        drop(log);
+        fs::remove_file(Path::new(DIR).join(checkpoint::FILE_NAME))
+            .await
+            .unwrap();
+        let log = recover(&[entry], None).await;
+        assert_eq!(log.offsets().log_end, Offset::new(1000));
+        assert_eq!(read_all(&log, 0).await, bytes);
+    });
+}
+
+#[test]
 fn entries_that_do_not_join_take_only_their_partition_offline() {
     Sim::new(15).run(async {
         let log = open(small_segments()).await;

@@ -64,6 +64,10 @@ pub(super) struct PartitionReplay {
     accepts_loss: bool,
     /// The base tells where the log starts, as opposed to the segments.
     knows_start: bool,
+    /// There was something to take as the base: nothing means a log without segments.
+    has_base: bool,
+    /// The base's segment, as it was found.
+    first_segment: Offset,
     /// The base's segment lacks bytes that the base has: fine only if retention had removed it, so
     /// if its end, known once the log rolled, is at or below the log start.
     hollow: Option<Hollow>,
@@ -103,6 +107,8 @@ impl PartitionReplay {
         }
         // a record counts on the journal for what is above its destaged position; the others do not
         let is_record = idle.base_from == BaseFrom::Record && idle.record.is_some();
+        let is_known = idle.base_from != BaseFrom::Record || is_record;
+        let has_base = is_known || listing.state(&dir)?.is_some();
         let (mut base, indexer) = match idle.base_from {
             BaseFrom::Record => match idle.record.take() {
                 Some(record) => (record, None),
@@ -116,6 +122,7 @@ impl PartitionReplay {
             false => base.destaged_position.max(base.end_position),
         };
         base.destaged_position = align_down(base.destaged_position);
+        let first_segment = base.segment_base;
         let hollow = (len < flushed).then(|| {
             let path = dir.join(file_name(base.segment_base, FileKind::Log));
             let missing = flushed - len;
@@ -141,6 +148,8 @@ impl PartitionReplay {
             doubt: None,
             accepts_loss: idle.base_from == BaseFrom::Intact,
             knows_start: idle.base_from == BaseFrom::Record,
+            has_base,
+            first_segment,
             hollow,
         })
     }
@@ -581,14 +590,15 @@ impl PartitionReplay {
         {
             return Err(error);
         }
-        // the base's segment may have been written here, under a name that a crash took back, while
-        // it left that of a later one
-        if self.knows_start && self.base.segment_base > log_start {
+        // what entries wrote from the start on may have had a name that a crash took back, while
+        // it left that of a later segment
+        let is_rewritten = self.has_all() && self.first_segment <= log_start;
+        if self.knows_start && !is_rewritten {
             self.listing.check_start(&self.dir, log_start)?;
         }
         self.complete_segment().await?;
         let (base, next_offset) = (self.at.segment_base, self.at.next_offset);
-        if self.listing.reaches_above(base, next_offset) {
+        if self.has_all() && self.listing.reaches_above(base, next_offset) {
             remove_above(&self.dir, base, next_offset).await?;
         }
         let epochs = self.at.epochs.encode();
@@ -618,6 +628,12 @@ impl PartitionReplay {
         let mut name = path.into_os_string();
         name.push(TEMPORARY_SUFFIX);
         PathBuf::from(name)
+    }
+
+    /// Whether base and entries together are the whole log. Without a base and without a batch from
+    /// the entries, the segments know more, and opening the log reads them.
+    fn has_all(&self) -> bool {
+        self.has_base || self.at.end_position > 0 || self.at.segment_base > self.first_segment
     }
 
     async fn measure(&self) -> Result<u64, Error> {
