@@ -236,13 +236,18 @@ pub(crate) mod compression {
 
 /// A segment with its indexes, as the scrub and `corelog check --data` look at it.
 pub(crate) mod segment {
+    use std::sync::OnceLock;
+
     use super::*;
     use corelog::log::indexer::Indexer;
     use corelog::log::leader_epochs::{EpochStart, LeaderEpochs};
+    use corelog::log::offset_index::OffsetIndex;
+    use corelog::log::time_index::TimeIndex;
     use corelog::log::verify::{Expected, Verified, Verifier};
 
     const BASE: Offset = Offset::new(50);
     const INTERVAL_BYTES: u64 = 100;
+    static INDEXES: OnceLock<(OffsetIndex, TimeIndex)> = OnceLock::new();
 
     pub(crate) fn check(bytes: &[u8]) -> bool {
         check_bytes(&seal_batches(bytes));
@@ -284,7 +289,7 @@ pub(crate) mod segment {
             epochs: LeaderEpochs::from_entries(vec![epoch]).expect("one epoch"),
             index_interval_bytes: INTERVAL_BYTES,
         };
-        let mut verifier = Verifier::new(expected, Some(indexes()));
+        let mut verifier = Verifier::new(expected, Some(INDEXES.get_or_init(indexes).clone()));
         for part in bytes.chunks(step) {
             verifier.take(part);
         }
@@ -292,10 +297,7 @@ pub(crate) mod segment {
     }
 
     /// The indexes of the sample: a walk goes on at their entries behind damage.
-    fn indexes() -> (
-        corelog::log::offset_index::OffsetIndex,
-        corelog::log::time_index::TimeIndex,
-    ) {
+    fn indexes() -> (OffsetIndex, TimeIndex) {
         let mut indexer = Indexer::new(BASE, INTERVAL_BYTES);
         let mut position = 0;
         for batch in sample_batches(BASE.get()) {
