@@ -6,10 +6,14 @@
 //! bytes and write the same ones. Then each length is bent, one at a time, with an allocator that
 //! watches.
 
+#[macro_use]
+#[path = "../fuzz/src/decoders/generated.rs"]
+mod generated;
 mod support;
+#[expect(dead_code, reason = "the limits are for decoders of any bytes")]
+#[path = "../fuzz/src/decoders/watch.rs"]
+mod watch;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
@@ -23,42 +27,10 @@ use corelog::wire::messages::decode_request;
 use corelog::wire::newer;
 use kafka_protocol::messages as kp;
 use kafka_protocol::protocol::{Decodable, Encodable};
-
-thread_local! {
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Watching;
-
-// SAFETY: every call goes to the system's allocator unchanged; the watching allocates nothing.
-unsafe impl GlobalAlloc for Watching {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(layout.size())));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
+use watch::largest_allocation;
 
 #[global_allocator]
-static ALLOCATOR: Watching = Watching;
-
-/// The largest single allocation while `work` runs.
-fn largest_allocation<T>(work: impl FnOnce() -> T) -> (usize, T) {
-    LARGEST.with(|largest| largest.set(0));
-    let result = work();
-    (LARGEST.with(Cell::get), result)
-}
+static ALLOCATOR: watch::Watching = watch::Watching;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum LengthKind {
@@ -168,29 +140,7 @@ fn round_trip<R: Decodable + Encodable>(version: i16, body: &Bytes) -> (usize, B
 
 fn generated_round_trip(api: ApiKey, version: i16, body: &Bytes) -> (usize, Bytes) {
     let version = newer::generated(api, version);
-    macro_rules! by_api {
-        ($($variant:ident: $request:ident,)*) => {
-            match api { $(ApiKey::$variant => round_trip::<kp::$request>(version, body),)* }
-        };
-    }
-    by_api! {
-        Produce: ProduceRequest, Fetch: FetchRequest, ListOffsets: ListOffsetsRequest,
-        Metadata: MetadataRequest, OffsetCommit: OffsetCommitRequest,
-        OffsetFetch: OffsetFetchRequest, FindCoordinator: FindCoordinatorRequest,
-        JoinGroup: JoinGroupRequest, Heartbeat: HeartbeatRequest, LeaveGroup: LeaveGroupRequest,
-        SyncGroup: SyncGroupRequest, DescribeGroups: DescribeGroupsRequest,
-        ListGroups: ListGroupsRequest, ApiVersions: ApiVersionsRequest,
-        CreateTopics: CreateTopicsRequest, DeleteTopics: DeleteTopicsRequest,
-        DeleteRecords: DeleteRecordsRequest, InitProducerId: InitProducerIdRequest,
-        OffsetForLeaderEpoch: OffsetForLeaderEpochRequest,
-        DescribeConfigs: DescribeConfigsRequest, AlterConfigs: AlterConfigsRequest,
-        DescribeLogDirs: DescribeLogDirsRequest, CreatePartitions: CreatePartitionsRequest,
-        DeleteGroups: DeleteGroupsRequest,
-        IncrementalAlterConfigs: IncrementalAlterConfigsRequest,
-        OffsetDelete: OffsetDeleteRequest, DescribeCluster: DescribeClusterRequest,
-        ListConfigResources: ListConfigResourcesRequest,
-        DescribeTopicPartitions: DescribeTopicPartitionsRequest,
-    }
+    with_generated_request!(api, round_trip(version, body))
 }
 
 #[test]

@@ -107,15 +107,18 @@ impl PartitionReplay {
         }
         // a record counts on the journal for what is above its destaged position; the others do not
         let is_record = idle.base_from == BaseFrom::Record && idle.record.is_some();
-        let is_known = idle.base_from != BaseFrom::Record || is_record;
-        let has_base = is_known || listing.state(&dir)?.is_some();
-        let (mut base, indexer) = match idle.base_from {
+        let (found, indexer) = match idle.base_from {
             BaseFrom::Record => match idle.record.take() {
-                Some(record) => (record, None),
-                None => (listing.state(&dir)?.unwrap_or_default(), None),
+                Some(record) => (Some(record), None),
+                None => (listing.state(&dir)?, None),
             },
-            from => base_in_segments(&dir, &listing, idle, from, first).await?,
+            from => {
+                let (base, indexer) = base_in_segments(&dir, &listing, idle, from, first).await?;
+                (Some(base), indexer)
+            }
         };
+        let has_base = found.is_some();
+        let mut base = found.unwrap_or_default();
         let len = listing.logs.get(&base.segment_base).copied().unwrap_or(0);
         let flushed = match is_record {
             true => base.destaged_position,

@@ -23,7 +23,7 @@ use crate::shard::shard::Shard;
 use crate::wire::api::ApiKey;
 use crate::wire::header::RequestHeader;
 use crate::wire::messages::{self, ColdResponse, Request};
-use crate::wire::{DecodeError, api_versions, bounds};
+use crate::wire::{DecodeError, api_versions};
 
 /// Decodes and handles one frame (without its length prefix).
 ///
@@ -44,10 +44,9 @@ pub(crate) async fn dispatch(
         let answer = api_versions::encode_unsupported(header.correlation_id).map_err(broken)?;
         return Ok(ready(answer.into()));
     }
-    let elements = bounds::count_elements(api, version, &body).map_err(refused)?;
-    in_flight.charge_elements(api, elements).await?;
-    let request = messages::decode_request(&header, &body).map_err(refused)?;
-    drop(body);
+    let checked = messages::check_request(&header, body).map_err(refused)?;
+    in_flight.charge_elements(api, checked.elements()).await?;
+    let request = checked.decode().map_err(refused)?;
     let ctx = RequestContext {
         shard: shard.clone(),
         fetch_sessions: fetch_sessions.clone(),

@@ -1,8 +1,8 @@
 //! Requests in, responses out: one enum for dispatch, one function for encoding.
 //!
 //! Produce and Fetch are this crate's own structs, parsed in place; everything else is
-//! kafka-protocol's generated structs, decoded behind `bounds::check` and brought into the newest
-//! shape by `normalize`.
+//! kafka-protocol's generated structs, brought into the newest shape by `normalize`. Nothing is
+//! decoded before `bounds` has walked over it.
 //!
 //! Pure: no async, no clock, no IO.
 //! Promises: `decode_request` is total. `encode_response` says in any served version what a
@@ -133,21 +133,52 @@ impl ColdResponse for kp::FetchResponse {
     const API: ApiKey = ApiKey::Fetch;
 }
 
-/// Decodes a request body. The header's version is served, or this is an error.
-pub fn decode_request(header: &RequestHeader, body: &Bytes) -> Result<Request, DecodeError> {
+/// A request body whose lengths and counts are those of bytes that are there.
+#[derive(Debug)]
+pub struct CheckedBody {
+    api: ApiKey,
+    version: i16,
+    body: Bytes,
+    elements: usize,
+}
+
+/// Proves the shape of a request body, once, before anything is decoded. The header's version is
+/// served, or this is an error.
+pub fn check_request(header: &RequestHeader, body: Bytes) -> Result<CheckedBody, DecodeError> {
     let RequestHeader { api, version, .. } = *header;
     if !api.serves(version) {
         return Err(DecodeError::UnsupportedVersion { api, version });
     }
-    match api {
-        ApiKey::Produce => ProduceRequest::parse(version, body).map(Request::Produce),
-        ApiKey::Fetch => FetchRequest::parse(version, body).map(Request::Fetch),
-        _ => {
-            bounds::check(api, version, body)?;
-            decode_generated(api, version, &mut body.clone())
-                .ok_or(DecodeError::Body { api, version })
+    let elements = bounds::count_elements(api, version, &body)?;
+    Ok(CheckedBody {
+        api,
+        version,
+        body,
+        elements,
+    })
+}
+
+impl CheckedBody {
+    /// Elements of all arrays together.
+    pub const fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// The request. Nothing but what it keeps of the body stays alive.
+    pub fn decode(mut self) -> Result<Request, DecodeError> {
+        let (api, version) = (self.api, self.version);
+        match api {
+            ApiKey::Produce => ProduceRequest::parse(version, &self.body).map(Request::Produce),
+            ApiKey::Fetch => FetchRequest::parse(version, &self.body).map(Request::Fetch),
+            _ => decode_generated(api, version, &mut self.body)
+                .ok_or(DecodeError::Body { api, version }),
         }
     }
+}
+
+/// Checks and decodes a request body.
+pub fn decode_request(header: &RequestHeader, body: &Bytes) -> Result<Request, DecodeError> {
+    check_request(header, body.clone())?.decode()
 }
 
 /// Encodes a response frame: length, header, body. The response may be in the newest shape.

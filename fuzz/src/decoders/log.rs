@@ -65,6 +65,15 @@ fn sample_checkpoint() -> LogCheckpoint {
     }
 }
 
+/// An index is written as it was read, but for zeros at the end, which Kafka leaves there.
+fn check_encoded(encoded: &[u8], file: &[u8]) {
+    assert!(file.starts_with(encoded), "the same bytes");
+    assert!(
+        file[encoded.len()..].iter().all(|byte| *byte == 0),
+        "but Kafka's zeros"
+    );
+}
+
 /// A segment's `.index`; its first four bytes are the segment's size here.
 pub(crate) mod offset_index {
     use super::*;
@@ -77,12 +86,7 @@ pub(crate) mod offset_index {
         let Ok(mut index) = frugal(file.len(), || OffsetIndex::decode(file, size)) else {
             return false;
         };
-        let encoded = index.encode_from(0);
-        assert!(file.starts_with(&encoded), "the same bytes");
-        assert!(
-            file[encoded.len()..].iter().all(|byte| *byte == 0),
-            "but Kafka's zeros"
-        );
+        check_encoded(&index.encode_from(0), file);
         for number in 0..index.count() {
             let entry = index.get(number).expect("within the count");
             let position = u64::from(entry.position);
@@ -118,12 +122,7 @@ pub(crate) mod time_index {
         let Ok(mut index) = frugal(bytes.len(), || TimeIndex::decode(bytes)) else {
             return false;
         };
-        let encoded = index.encode_from(0);
-        assert!(bytes.starts_with(&encoded), "the same bytes");
-        assert!(
-            bytes[encoded.len()..].iter().all(|byte| *byte == 0),
-            "but Kafka's zeros"
-        );
+        check_encoded(&index.encode_from(0), bytes);
         for number in 0..index.count() {
             let entry = index.get(number).expect("within the count");
             let before = number.checked_sub(1).and_then(|before| index.get(before));

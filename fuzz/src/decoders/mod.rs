@@ -7,6 +7,8 @@
 //! tried as they are and once more with the checksums put right, or no mutation would pass them.
 
 pub(crate) mod config;
+#[macro_use]
+mod generated;
 pub(crate) mod group;
 pub(crate) mod journal;
 pub(crate) mod log;

@@ -111,31 +111,7 @@ fn check_body(api: ApiKey, version: i16, body: &Bytes) -> bool {
 
 /// The bytes that the generated decoder reads; what it read is written and read again.
 fn generated(api: ApiKey, version: i16, body: &Bytes) -> Option<usize> {
-    macro_rules! by_api {
-        ($($variant:ident: $request:ident,)*) => {
-            match api {
-                $(ApiKey::$variant => round_trip::<kp::$request>(api, version, body),)*
-            }
-        };
-    }
-    by_api! {
-        Produce: ProduceRequest, Fetch: FetchRequest, ListOffsets: ListOffsetsRequest,
-        Metadata: MetadataRequest, OffsetCommit: OffsetCommitRequest,
-        OffsetFetch: OffsetFetchRequest, FindCoordinator: FindCoordinatorRequest,
-        JoinGroup: JoinGroupRequest, Heartbeat: HeartbeatRequest, LeaveGroup: LeaveGroupRequest,
-        SyncGroup: SyncGroupRequest, DescribeGroups: DescribeGroupsRequest,
-        ListGroups: ListGroupsRequest, ApiVersions: ApiVersionsRequest,
-        CreateTopics: CreateTopicsRequest, DeleteTopics: DeleteTopicsRequest,
-        DeleteRecords: DeleteRecordsRequest, InitProducerId: InitProducerIdRequest,
-        OffsetForLeaderEpoch: OffsetForLeaderEpochRequest,
-        DescribeConfigs: DescribeConfigsRequest, AlterConfigs: AlterConfigsRequest,
-        DescribeLogDirs: DescribeLogDirsRequest, CreatePartitions: CreatePartitionsRequest,
-        DeleteGroups: DeleteGroupsRequest,
-        IncrementalAlterConfigs: IncrementalAlterConfigsRequest,
-        OffsetDelete: OffsetDeleteRequest, DescribeCluster: DescribeClusterRequest,
-        ListConfigResources: ListConfigResourcesRequest,
-        DescribeTopicPartitions: DescribeTopicPartitionsRequest,
-    }
+    with_generated_request!(api, round_trip(api, version, body))
 }
 
 fn round_trip<R>(api: ApiKey, version: i16, body: &Bytes) -> Option<usize>

@@ -45,6 +45,13 @@ fn note(size: usize) {
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
 }
 
+/// The largest single allocation while `work` runs.
+pub(crate) fn largest_allocation<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    LARGEST.with(|largest| largest.set(0));
+    let result = work();
+    (LARGEST.with(Cell::get), result)
+}
+
 /// Runs a decoder over `len` bytes: no allocation of it may be larger than those bytes can fill.
 pub(crate) fn frugal<T>(len: usize, work: impl FnOnce() -> T) -> T {
     within(BASE_BYTES + FACTOR * len, work)
@@ -52,9 +59,7 @@ pub(crate) fn frugal<T>(len: usize, work: impl FnOnce() -> T) -> T {
 
 /// Runs a decoder that may allocate up to `limit` bytes at once.
 pub(crate) fn within<T>(limit: usize, work: impl FnOnce() -> T) -> T {
-    LARGEST.with(|largest| largest.set(0));
-    let result = work();
-    let largest = LARGEST.with(Cell::get);
+    let (largest, result) = largest_allocation(work);
     assert!(
         largest <= limit,
         "{largest} bytes at once, {limit} are enough"
