@@ -14,7 +14,7 @@ const STALL_WHILE_OTHERS_WAIT: Duration = Duration::from_secs(5);
 const BODY_TIME: Duration = Duration::from_secs(10);
 const BODY_BYTES_A_SECOND: u64 = 256 << 10;
 /// How often a waiting connection is looked at.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(2500);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whether a client that has not given or taken a byte for `idle` is given up.
 pub(crate) fn is_stalled(idle: Duration, others_wait: bool) -> bool {
