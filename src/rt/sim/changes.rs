@@ -6,6 +6,8 @@
 //! sectors.
 //! Invariant: [sim-order] changes reach the durable bytes in the order they were issued.
 
+use std::rc::Rc;
+
 use super::rng::Rng;
 
 /// What a crash writes or loses as a whole.
@@ -42,11 +44,11 @@ struct Change {
     stage: Stage,
 }
 
-/// The bytes of one file.
+/// The bytes of one file. A copy shares them until either is changed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
-    live: Vec<u8>,
-    durable: Vec<u8>,
+    live: Rc<Vec<u8>>,
+    durable: Rc<Vec<u8>>,
     changes: Vec<Change>,
 }
 
@@ -68,7 +70,7 @@ impl Content {
     /// Completes a write: visible now, and durable if it was issued as `O_DSYNC`.
     pub(super) fn complete_write(&mut self, id: u64, durable: bool) {
         if let Some(change) = self.changes.iter_mut().find(|change| change.id == id) {
-            apply(&mut self.live, &change.what);
+            apply(Rc::make_mut(&mut self.live), &change.what);
             change.stage = if durable { Stage::Durable } else { Stage::Done };
         }
         self.settle();
@@ -77,7 +79,7 @@ impl Content {
     /// Sets the length; durable after the next flush.
     pub(super) fn set_len(&mut self, id: u64, len: usize) {
         let what = What::SetLen(len);
-        apply(&mut self.live, &what);
+        apply(Rc::make_mut(&mut self.live), &what);
         self.changes.push(Change {
             id,
             what,
@@ -103,7 +105,7 @@ impl Content {
             .take_while(|change| change.stage == Stage::Durable)
             .count();
         for change in self.changes.drain(..settled) {
-            apply(&mut self.durable, &change.what);
+            apply(Rc::make_mut(&mut self.durable), &change.what);
         }
     }
 
@@ -111,12 +113,12 @@ impl Content {
     pub(super) fn crash(&mut self, mode: CrashMode, rng: &mut Rng) {
         for change in std::mem::take(&mut self.changes) {
             if change.stage == Stage::Durable || mode == CrashMode::Keep {
-                apply(&mut self.durable, &change.what);
+                apply(Rc::make_mut(&mut self.durable), &change.what);
             } else if mode == CrashMode::Torn {
-                tear(&mut self.durable, &change.what, rng);
+                tear(Rc::make_mut(&mut self.durable), &change.what, rng);
             }
         }
-        self.live.clone_from(&self.durable);
+        self.live = Rc::clone(&self.durable);
     }
 
     /// Changes bytes behind everybody's back, live and durable.
@@ -125,22 +127,32 @@ impl Content {
             pos,
             bytes: bytes.to_vec(),
         };
-        apply(&mut self.live, &what);
-        apply(&mut self.durable, &what);
+        apply(Rc::make_mut(&mut self.live), &what);
+        apply(Rc::make_mut(&mut self.durable), &what);
     }
 }
 
 fn apply(bytes: &mut Vec<u8>, what: &What) {
     match what {
         What::Write { pos, bytes: new } => put(bytes, *pos, new),
-        What::SetLen(len) => bytes.resize(*len, 0),
+        What::SetLen(len) if *len > bytes.len() => grow(bytes, *len),
+        What::SetLen(len) => bytes.truncate(*len),
+    }
+}
+
+/// Fills up with zeros, which a new file gets from the allocator without touching them.
+fn grow(bytes: &mut Vec<u8>, len: usize) {
+    if bytes.is_empty() {
+        *bytes = vec![0; len];
+    } else {
+        bytes.extend_from_slice(&vec![0; len - bytes.len()]);
     }
 }
 
 fn put(bytes: &mut Vec<u8>, pos: usize, new: &[u8]) {
     let end = pos + new.len();
     if bytes.len() < end {
-        bytes.resize(end, 0);
+        grow(bytes, end);
     }
     bytes[pos..end].copy_from_slice(new);
 }

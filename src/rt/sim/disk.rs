@@ -61,6 +61,15 @@ pub struct Fault {
     pub times: u64,
 }
 
+/// The change at which the power failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CrashPoint {
+    /// What was being done.
+    pub op: DiskOp,
+    /// To which file or directory.
+    pub path: String,
+}
+
 /// A disk; clones are the same disk.
 #[derive(Clone)]
 pub struct SimDisk {
@@ -77,7 +86,7 @@ struct State {
     next_change: u64,
     ops: u64,
     crash_at: Option<u64>,
-    crashed: bool,
+    crashed: Option<CrashPoint>,
     faults: Vec<Fault>,
     capacity: Option<u64>,
 }
@@ -109,7 +118,7 @@ impl SimDisk {
             next_change: 0,
             ops: 0,
             crash_at: None,
-            crashed: false,
+            crashed: None,
             faults: Vec::new(),
             capacity: None,
         };
@@ -131,7 +140,12 @@ impl SimDisk {
 
     /// Whether the power has failed and [`crash`](Self::crash) has not been called yet.
     pub fn is_crashed(&self) -> bool {
-        self.state.borrow().crashed
+        self.state.borrow().crashed.is_some()
+    }
+
+    /// Where the power has failed, until [`crash`](Self::crash) is called.
+    pub fn crash_point(&self) -> Option<CrashPoint> {
+        self.state.borrow().crashed.clone()
     }
 
     /// Settles what the power failure left, and switches the disk on again. Without a failure
@@ -143,7 +157,7 @@ impl SimDisk {
         for file in state.files.values_mut() {
             file.content.crash(mode, &mut state.rng);
         }
-        state.crashed = false;
+        state.crashed = None;
         state.crash_at = None;
         let named = state.names.inodes();
         state.files.retain(|inode, _| named.contains(inode));
@@ -220,7 +234,7 @@ impl SimDisk {
                     state.fault(DiskOp::Names, path)?;
                     let inode = state.new_inode();
                     state.dirs.insert(inode);
-                    state.change_names(vec![edit(dir, name, Some(inode))]);
+                    state.change_names(path, vec![edit(dir, name, Some(inode))]);
                     inode
                 }
             };
@@ -253,7 +267,7 @@ impl SimDisk {
             edit(from_dir, from_name, None),
             edit(to_dir, to_name, Some(inode)),
         ];
-        state.change_names(edits);
+        state.change_names(to, edits);
         Ok(())
     }
 
@@ -262,7 +276,7 @@ impl SimDisk {
         state.fault(DiskOp::Names, path)?;
         state.file(path)?;
         let (dir, name) = state.parent(path)?;
-        state.change_names(vec![edit(dir, name, None)]);
+        state.change_names(path, vec![edit(dir, name, None)]);
         Ok(())
     }
 
@@ -271,8 +285,8 @@ impl SimDisk {
         state.fault(DiskOp::Names, path)?;
         let inode = state.dir(path)?;
         let (dir, name) = state.parent(path)?;
-        state.empty_dir(inode);
-        state.change_names(vec![edit(dir, name, None)]);
+        state.empty_dir(path, inode);
+        state.change_names(path, vec![edit(dir, name, None)]);
         Ok(())
     }
 
@@ -294,7 +308,7 @@ impl SimDisk {
         let mut state = self.state.borrow_mut();
         state.fault(DiskOp::Flush, path)?;
         let dir = state.dir(path)?;
-        if state.count() {
+        if state.count(DiskOp::Flush, path) {
             state.names.sync_dir(dir);
         }
         Ok(())
@@ -303,7 +317,7 @@ impl SimDisk {
     pub(in crate::rt) fn sync_filesystem(&self) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
         state.fault(DiskOp::Flush, Path::new("/"))?;
-        if state.count() {
+        if state.count(DiskOp::Flush, Path::new("/")) {
             state.names.sync_all();
             let before = state.next_change;
             state
@@ -351,16 +365,15 @@ impl SimDisk {
             Err(_) => {
                 let (dir, name) = state.parent(path)?;
                 let inode = state.new_inode();
-                let path = path.display().to_string();
                 state.files.insert(
                     inode,
                     FileState {
-                        path,
+                        path: path.display().to_string(),
                         content: Content::default(),
                         allocated: 0,
                     },
                 );
-                state.change_names(vec![edit(dir, name, Some(inode))]);
+                state.change_names(path, vec![edit(dir, name, Some(inode))]);
                 Ok(inode)
             }
         }
@@ -392,7 +405,7 @@ impl SimDisk {
         let path = state.open_file(inode)?.path.clone();
         state.room(inode, pos + len(bytes))?;
         let failed = state.fault(DiskOp::Write, Path::new(&path));
-        state.count();
+        state.count(DiskOp::Write, Path::new(&path));
         let id = state.new_change();
         // A failed write may have reached the disk in part: it stays in flight for ever.
         state
@@ -405,7 +418,7 @@ impl SimDisk {
     /// Completes a write, unless the power failed meanwhile.
     pub(super) fn complete_write(&self, inode: u64, id: u64, durable: bool) {
         let mut state = self.state.borrow_mut();
-        if state.crashed {
+        if state.crashed.is_some() {
             return;
         }
         if let Ok(file) = state.open_file(inode) {
@@ -418,14 +431,14 @@ impl SimDisk {
         let mut state = self.state.borrow_mut();
         let path = state.open_file(inode)?.path.clone();
         state.fault(DiskOp::Flush, Path::new(&path))?;
-        state.count();
+        state.count(DiskOp::Flush, Path::new(&path));
         Ok(state.next_change)
     }
 
     /// Completes a flush, unless the power failed meanwhile.
     pub(super) fn complete_flush(&self, inode: u64, before: u64) {
         let mut state = self.state.borrow_mut();
-        if state.crashed {
+        if state.crashed.is_some() {
             return;
         }
         if let Ok(file) = state.open_file(inode) {
@@ -438,7 +451,7 @@ impl SimDisk {
         let mut state = self.state.borrow_mut();
         let path = state.open_file(inode)?.path.clone();
         state.fault(DiskOp::Resize, Path::new(&path))?;
-        state.count();
+        state.count(DiskOp::Resize, Path::new(&path));
         let id = state.new_change();
         let content = &mut state.open_file(inode)?.content;
         let end = len(content.live()).min(pos + count);
@@ -454,7 +467,7 @@ impl SimDisk {
         let path = state.open_file(inode)?.path.clone();
         state.fault(DiskOp::Resize, Path::new(&path))?;
         state.room(inode, end)?;
-        state.count();
+        state.count(DiskOp::Resize, Path::new(&path));
         state.new_change();
         let file = state.open_file(inode)?;
         file.allocated = file.allocated.max(end);
@@ -466,7 +479,7 @@ impl SimDisk {
         let mut state = self.state.borrow_mut();
         let path = state.open_file(inode)?.path.clone();
         state.fault(DiskOp::Resize, Path::new(&path))?;
-        state.count();
+        state.count(DiskOp::Resize, Path::new(&path));
         let id = state.new_change();
         let file = state.open_file(inode)?;
         file.content.set_len(id, index(new_len));
@@ -477,16 +490,17 @@ impl SimDisk {
 
 impl State {
     /// Counts a change. False when the power fails at it.
-    fn count(&mut self) -> bool {
+    fn count(&mut self, op: DiskOp, path: &Path) -> bool {
         self.ops += 1;
         if self.crash_at == Some(self.ops) {
-            self.crashed = true;
+            let path = path.display().to_string();
+            self.crashed = Some(CrashPoint { op, path });
         }
-        !self.crashed
+        self.crashed.is_none()
     }
 
-    fn change_names(&mut self, edits: Vec<Edit>) {
-        self.count();
+    fn change_names(&mut self, path: &Path, edits: Vec<Edit>) {
+        self.count(DiskOp::Names, path);
         self.names.change(edits);
     }
 
@@ -584,20 +598,21 @@ impl State {
         Ok((self.dir(&parent)?, name))
     }
 
-    fn empty_dir(&mut self, dir: u64) {
+    fn empty_dir(&mut self, path: &Path, dir: u64) {
         let entries: Vec<(OsString, u64)> = self
             .names
             .entries(dir)
             .map(|(name, inode)| (name.to_owned(), inode))
             .collect();
         for (name, inode) in entries {
-            if self.crashed {
+            if self.crashed.is_some() {
                 return;
             }
+            let path = path.join(&name);
             if self.dirs.contains(&inode) {
-                self.empty_dir(inode);
+                self.empty_dir(&path, inode);
             }
-            self.change_names(vec![edit(dir, &name, None)]);
+            self.change_names(&path, vec![edit(dir, &name, None)]);
         }
     }
 }

@@ -28,7 +28,7 @@ mod rng;
 #[cfg(test)]
 mod sim_tests;
 
-pub use self::disk::{CrashMode, DiskOp, Fault, SimDisk};
+pub use self::disk::{CrashMode, CrashPoint, DiskOp, Fault, SimDisk};
 pub use self::executor::Sim;
 pub(super) use self::executor::{SimShard, SimTask, TimerHandle, yield_once};
 pub(super) use self::file::SimFile;
