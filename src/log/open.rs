@@ -324,7 +324,10 @@ async fn check_topic(dir: &Path, listing: &Listing, topic: TopicId) -> Result<()
         None => {}
     }
     fs::create_dir_all(dir).await?;
-    Ok(fs::write_new(&path, partition_metadata::encode(topic)).await?)
+    fs::write_new(&path, partition_metadata::encode(topic)).await?;
+    // A start adopts a directory that does not say whose it is: it must not be found like that once
+    // the topic is deleted.
+    Ok(fs::sync_dir(dir).await?)
 }
 
 pub(super) async fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Error> {

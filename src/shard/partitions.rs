@@ -93,9 +93,11 @@ impl Partitions {
         self.by_owner.borrow().get(&owner).cloned()
     }
 
-    /// All of them, in no order.
+    /// All of them, in the order in which they were opened: a simulated run can be repeated.
     pub(crate) fn all(&self) -> Vec<Rc<Partition>> {
-        self.by_id.borrow().values().cloned().collect()
+        let mut all: Vec<Rc<Partition>> = self.by_id.borrow().values().cloned().collect();
+        all.sort_unstable_by_key(|partition| partition.owner());
+        all
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -248,7 +250,7 @@ impl Shard {
             .into_iter()
             .filter(|p| image.topic_by_id(p.id().topic).is_none())
             .collect();
-        self.drop_offline(before, image).await;
+        let mut renamed = self.drop_offline(before, image).await;
         for partition in gone {
             self.partitions.remove(partition.id());
             self.changed.remove(partition.owner());
@@ -257,36 +259,57 @@ impl Shard {
                 .borrow_mut()
                 .remove(&partition.id().topic);
             partition.set_gone();
-            self.reclaim(async || partition.log().set_aside().await)
-                .await;
+            let waste = self.rename(async || partition.log().set_aside().await);
+            renamed.extend(waste.await);
         }
+        self.reclaim(renamed).await;
     }
 
     /// The same for deleted partitions that are offline; what is held of them goes at the next
     /// start.
-    async fn drop_offline(&self, before: &Image, after: &Image) {
+    async fn drop_offline(&self, before: &Image, after: &Image) -> Vec<Waste> {
         let is_gone = |id: &&TopicPartition| after.topic_by_id(id.topic).is_none();
         let offline = &self.partitions.offline;
         let gone: Vec<TopicPartition> = offline.borrow().keys().filter(is_gone).copied().collect();
+        let mut renamed = Vec::new();
         for id in gone {
             offline.borrow_mut().remove(&id);
             if let Some(topic) = before.topic_by_id(id.topic) {
                 let dir = self.partition_dir(topic, id);
-                self.reclaim(async || delete::set_aside(&dir).await).await;
+                let waste = self.rename(async || delete::set_aside(&dir).await);
+                renamed.extend(waste.await);
             }
+        }
+        renamed
+    }
+
+    /// Lets directories go in the background, once none can come back under its old name: by then
+    /// the file may be gone that says of which topic it was, and a start would adopt what is left.
+    async fn reclaim(&self, renamed: Vec<Waste>) {
+        if renamed.is_empty() {
+            return;
+        }
+        let topics = self.data_dir().join(recovery::TOPICS_DIR);
+        if let Err(error) = self.write(async || rt::fs::sync_dir(&topics).await).await {
+            tracing::warn!(%error, "deleted partitions keep their space until the next start");
+            return;
+        }
+        for waste in renamed {
+            self.logs.reclaim().put(waste);
         }
     }
 
-    /// Renames a directory and lets it go in the background. A start does it where this fails.
-    async fn reclaim(&self, set_aside: impl AsyncFn() -> Result<Waste, log::Error>) {
+    /// Renames a directory. A start does it where this fails.
+    async fn rename(
+        &self,
+        set_aside: impl AsyncFn() -> Result<Waste, log::Error>,
+    ) -> Option<Waste> {
         let mut renamed = set_aside().await;
         if matches!(&renamed, Err(error) if error.is_disk_full()) {
             renamed = self.write(set_aside).await;
         }
-        match renamed {
-            Ok(waste) => self.logs.reclaim().put(waste),
-            Err(error) => tracing::warn!(%error, "a deleted partition keeps its directory"),
-        }
+        let warn = |error: &_| tracing::warn!(%error, "a deleted partition keeps its directory");
+        renamed.inspect_err(warn).ok()
     }
 }
 
