@@ -6,7 +6,8 @@
 //!
 //! In this order: `retention_start` (or a client) names an offset, `log_start_entry` goes to the
 //! journal, once it is durable `advance_log_start`, then `delete_retired`. A crash after the entry
-//! leaves files below the log start, which the next start removes.
+//! leaves files below the log start: a start finds them, and the first look of retention after it
+//! removes them.
 
 use super::error::Error;
 use super::file_names::{DELETED_SUFFIX, FileKind};
@@ -131,7 +132,7 @@ impl Log {
     /// back to the file system. Readers that have them open go on. Returns their bytes. After a
     /// truncation they stay until a checkpoint has it: replay would repeat it, in its segment.
     ///
-    /// Cancel: safe; what is left is removed at the next start.
+    /// Cancel: safe; what is left is removed by the next call.
     pub async fn delete_retired(&self) -> Result<u64, Error> {
         let files = self.io.acquire(1).await;
         self.check_failed()?; // set aside: the directory may be another topic's by now

@@ -458,9 +458,14 @@ async fn wait_for_check(shard: &Shard) {
     }
 }
 
-/// The new log start is durable before a file goes.
+/// The new log start is durable before a file goes. What lies below an earlier one, because of a
+/// crash or an error, goes too.
 async fn retain_one(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<(), Error> {
-    let Some(log_start) = partition.log().retention_start(rt::unix_ms()).await? else {
+    let log = partition.log();
+    let Some(log_start) = log.retention_start(rt::unix_ms()).await? else {
+        if log.has_retired() {
+            shard.write(async || log.delete_retired().await).await?;
+        }
         return Ok(());
     };
     shard.advance_log_start(partition, log_start).await?;
