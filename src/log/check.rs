@@ -104,6 +104,11 @@ pub struct Journaled {
 }
 
 impl Journaled {
+    /// Whether the journals have nothing of it.
+    pub const fn is_empty(&self) -> bool {
+        self.record.is_none() && self.first_segment.is_none()
+    }
+
     /// Takes one entry in, in the order of the journal.
     pub fn include(&mut self, entry: &Entry) {
         if entry.kind == EntryKind::LogStart {

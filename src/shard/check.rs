@@ -271,7 +271,9 @@ impl Check<'_> {
             }
         }
         for (id, dir) in known {
-            if !left.remove(&dir) {
+            let journaled = self.journaled.remove(&id).unwrap_or_default();
+            // a power failure may take a directory of which nothing is but in the journal
+            if !left.remove(&dir) && journaled.is_empty() {
                 let what = "the partition has no directory: a start makes it empty";
                 let finding = Finding::whole(&dir, &what, Cure::Restore);
                 self.report
@@ -279,7 +281,6 @@ impl Check<'_> {
                     .push((Some(name_of(&self.image, id)), finding));
                 continue;
             }
-            let journaled = self.journaled.remove(&id).unwrap_or_default();
             self.partition(&dir, Some(id), &journaled).await;
         }
         for dir in left {
