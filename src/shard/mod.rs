@@ -22,6 +22,12 @@ pub mod budget;
 pub mod calls;
 pub mod check;
 pub mod control;
+#[cfg(test)]
+mod crash_model;
+#[cfg(test)]
+mod crash_script;
+#[cfg(test)]
+mod crash_tests;
 pub mod groups;
 pub mod held;
 pub mod lifecycle;
