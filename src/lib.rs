@@ -3,6 +3,7 @@
 //! The folders in reading order, lowest layer first (a folder imports only what stands above it;
 //! `tests/tidy.rs` checks that). `ARCHITECTURE.md` walks through one Produce and one Fetch.
 
+pub mod breaks;
 pub mod model;
 
 pub mod config;

@@ -9,16 +9,21 @@ use std::path::{Path, PathBuf};
 
 /// Folder (or file) of `src/` -> what it may import from `crate::` besides itself.
 const LAYERS: &[(&str, &[&str])] = &[
+    ("breaks", &[]),
     ("model", &[]),
     ("config", &["model"]),
     ("telemetry", &["model", "config"]),
     ("rt", &["model", "config", "telemetry"]),
     ("wire", &["model", "config", "telemetry"]),
-    ("journal", &["model", "config", "telemetry", "rt"]),
-    ("log", &["model", "config", "telemetry", "rt", "journal"]),
+    ("journal", &["breaks", "model", "config", "telemetry", "rt"]),
+    (
+        "log",
+        &["breaks", "model", "config", "telemetry", "rt", "journal"],
+    ),
     (
         "partition",
         &[
+            "breaks",
             "model",
             "config",
             "telemetry",
@@ -31,6 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "group",
         &[
+            "breaks",
             "model",
             "config",
             "telemetry",
@@ -41,10 +47,11 @@ const LAYERS: &[(&str, &[&str])] = &[
             "cluster::metadata",
         ],
     ),
-    ("cluster", &["model", "config", "telemetry", "rt"]),
+    ("cluster", &["breaks", "model", "config", "telemetry", "rt"]),
     (
         "shard",
         &[
+            "breaks",
             "model",
             "config",
             "telemetry",

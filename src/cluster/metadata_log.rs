@@ -16,6 +16,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::breaks::{self, Break};
 use crate::cluster::metadata::{ApplyError, Image, Record};
 use crate::rt::{self, File, IoBuf, OpenOptions};
 
@@ -205,7 +206,7 @@ async fn open_for_append(path: &Path) -> std::io::Result<File> {
         path,
         &OpenOptions {
             write: true,
-            dsync: true,
+            dsync: !breaks::is_on(Break::MetadataNotSynced),
             ..OpenOptions::default()
         },
     )

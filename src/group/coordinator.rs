@@ -28,6 +28,7 @@ use super::requests::{
 use super::roster::{Claim, Output, Roster, RosterStats};
 use super::settings::GroupSettings;
 use super::turn::{Moment, Now};
+use crate::breaks::{self, Break};
 use crate::model::error_code::ErrorCode;
 use crate::model::offset::Offset;
 use crate::rt::sync::{Notify, oneshot};
@@ -290,6 +291,10 @@ impl GroupCoordinator {
     pub async fn commit(&self, request: CommitRequest) -> CommitResponse {
         let now = self.shared.now();
         let writing = self.shared.roster.borrow_mut().commit(now, request);
+        if breaks::is_on(Break::OffsetCommitAnsweredEarly) {
+            self.shared.settle();
+            return writing.response;
+        }
         let (mut response, outcome) = self.shared.written(writing).await;
         if let Err(error) = outcome {
             refuse_accepted(&mut response.topics, error.commit_code());

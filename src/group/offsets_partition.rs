@@ -22,6 +22,7 @@ use super::groups::{Cursor, Groups};
 use super::record::{EncodedRecord, GroupRecord};
 use super::settings::{APPEND_BYTES_TARGET, GroupSettings};
 use super::turn::StoreTicket;
+use crate::breaks::{self, Break};
 use crate::model::limits::BATCH_HEADER_BYTES;
 use crate::model::offset::Offset;
 
@@ -246,7 +247,7 @@ impl OffsetsPartition {
 
     fn next_copies(&mut self, settings: &GroupSettings) -> Option<Step> {
         let rewrite = self.rewrite.as_mut()?;
-        if !rewrite.is_walked {
+        if !rewrite.is_walked && !breaks::is_on(Break::OffsetsCutBeforeCopied) {
             let target = settings.rewrite_batch_bytes;
             let (records, cursor) = self.groups.records_after(rewrite.cursor.as_ref(), target);
             let encoded: Result<Vec<_>, _> = records.iter().map(GroupRecord::encode).collect();

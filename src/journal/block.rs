@@ -46,6 +46,7 @@ use bytes::Bytes;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::breaks::{self, Break};
 use crate::journal::entry::{self, ENTRY_HEADER_BYTES, Entry, EntryError};
 use crate::model::limits::ALIGNMENT_BYTES;
 
@@ -347,7 +348,10 @@ pub fn entries(block: &Bytes, header: &BlockHeader) -> Result<Vec<Entry>, BlockE
     let mut rest = block.slice(BLOCK_HEADER_BYTES..end);
     let mut entries = Vec::new();
     while !rest.is_empty() {
-        let (entry, length) = Entry::decode(&rest)?;
+        let (entry, length) = match Entry::decode(&rest) {
+            Err(_) if breaks::is_on(Break::TornBlockAccepted) => break,
+            decoded => decoded?,
+        };
         entries.push(entry);
         rest = rest.slice(length..);
     }

@@ -23,11 +23,12 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
+use crate::breaks::{self, Break};
 use crate::journal::block::{self, block_len};
 use crate::journal::config::JournalConfig;
 use crate::journal::entry::EntryKind;
 use crate::journal::journal::{Completed, Phase, Position, Queued, Shared, State};
-use crate::rt::{Instant, IoBuf, now, sleep};
+use crate::rt::{Instant, IoBuf, fs, now, sleep};
 
 /// Writes blocks until the journal is closed or fails.
 pub(super) async fn run(shared: Rc<Shared>) {
@@ -189,6 +190,16 @@ impl Committer {
         {
             self.on_written(written);
         }
+        if breaks::is_on(Break::AckBeforeWrite)
+            && let Some(sequence) = self.in_flight.back().map(|block| block.sequence)
+        {
+            let (took, result) = (Duration::ZERO, Ok(()));
+            self.on_written(Written {
+                sequence,
+                took,
+                result,
+            });
+        }
     }
 
     async fn wait(&mut self, at_most: Option<Duration>) {
@@ -339,7 +350,9 @@ impl Committer {
     }
 
     fn on_written(&mut self, written: Written) {
-        if let Err(error) = written.result {
+        if let Err(error) = written.result
+            && !(breaks::is_on(Break::EnospcSwallowed) && fs::is_disk_full(&error))
+        {
             self.shared.fail(error);
         }
         let shared = Rc::clone(&self.shared);
@@ -348,7 +361,10 @@ impl Committer {
             return;
         }
         for block in &mut self.in_flight {
-            if block.sequence == written.sequence {
+            let is_before = block.sequence < written.sequence;
+            if block.sequence == written.sequence
+                || (is_before && breaks::is_on(Break::AcksReordered))
+            {
                 block.is_written = true;
                 block.took = written.took;
             }

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::breaks::{self, Break};
 use crate::journal::block::{Link, RingId};
 use crate::journal::checkpoint::{Checkpoint, CheckpointState, PartitionCheckpoint};
 use crate::journal::checkpoint_file::{self, Retired};
@@ -413,14 +414,23 @@ impl Journal {
             if let Phase::Failed(error) = &state.phase {
                 return Err(error.clone());
             }
-            let pin = pin.min(state.durable_position);
+            let asked = pin;
+            let mut pin = asked.min(state.durable_position);
             if pin == state.next_position {
                 // nothing is queued or being written (but for an empty block): free to the byte
                 let (next, link) = (state.next_position, state.link);
                 state.ring.mark_head(next.0, link);
             }
+            if breaks::is_on(Break::PinBeyondDurable) {
+                pin = asked;
+            }
             let file_count = u32::try_from(state.files.len()).unwrap_or(u32::MAX);
-            (pin, state.ring.anchor_for(pin.0), file_count)
+            let anchor = state.ring.anchor_for(pin.0);
+            if breaks::is_on(Break::RingReusedBeforeCheckpoint) {
+                state.ring.free_to(pin.0);
+                state.waiters.wake_first();
+            }
+            (pin, anchor, file_count)
         };
         let ring = shared.ring_id;
         let checkpoint = Checkpoint {

@@ -34,6 +34,7 @@ use super::segments::SealedSegment;
 use super::tail::Tail;
 use super::time_index;
 use super::writes::{PendingWrites, name_states};
+use crate::breaks::{self, Break};
 use crate::journal::journal::Position;
 use crate::model::limits::ALIGNMENT_BYTES;
 use crate::model::offset::{FilePosition, Offset};
@@ -162,9 +163,19 @@ impl Log {
         flushed?;
         let mut state = self.state.borrow_mut();
         state.truncations_told = state.destaged.truncations;
-        Ok(state.is_changed.then(|| LogCheckpoint {
-            log_start: state.offsets.log_start,
-            ..state.destaged.clone()
+        Ok(state.is_changed.then(|| {
+            let mut found = LogCheckpoint {
+                log_start: state.offsets.log_start,
+                ..state.destaged.clone()
+            };
+            if breaks::is_on(Break::ProducerSnapshotAhead) {
+                found.producers = state.producers.clone();
+            }
+            if breaks::is_on(Break::LogStartForgotten) {
+                let first = state.sealed.iter().next();
+                found.log_start = first.map_or(found.segment_base, |first| first.base_offset);
+            }
+            found
         }))
     }
 
@@ -226,7 +237,10 @@ impl Log {
                 let pin = self.tail.borrow().pinned_entry();
                 self.unflushed.set(Unflushed::From(pin));
             }
-            self.write_blocks(&file, run).await?;
+            match self.write_blocks(&file, run).await {
+                Err(error) if error.is_disk_full() && breaks::is_on(Break::EnospcSwallowed) => {}
+                written => written?,
+            }
             self.include_destaged(run.base, run.end);
         }
         self.publish(run);
@@ -264,7 +278,7 @@ impl Log {
             (segment.is_created, segment.allocated_end)
         };
         if !is_created {
-            if !self.is_closing.get() {
+            if !self.is_closing.get() && !breaks::is_on(Break::DirectoryNotSynced) {
                 fs::sync_dir(&self.dir).await?;
                 if let Some(parent) = self.dir.parent() {
                     fs::sync_dir(parent).await?;
@@ -388,7 +402,12 @@ impl Log {
                 (indexer.offsets().count(), indexer.times().count()),
             )
         };
-        let data = async { file.fdatasync().await.map_err(Error::from) };
+        let data = async {
+            if breaks::is_on(Break::CheckpointBeforeDestageFlush) {
+                return Ok(());
+            }
+            file.fdatasync().await.map_err(Error::from)
+        };
         let offsets = self.write_index(base, FileKind::OffsetIndex, offsets);
         let times = self.write_index(base, FileKind::TimeIndex, times);
         try_join3(data, offsets, times).await?;

@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 
+use crate::breaks::{self, Break};
 use crate::model::ids::{ProducerEpoch, ProducerId};
 use crate::model::limits::PRODUCER_BATCHES_CACHED;
 use crate::model::offset::Offset;
@@ -205,6 +206,9 @@ impl ProducerStates {
                     && batch.last_sequence == header.last_sequence()
             })
         {
+            if breaks::is_on(Break::DuplicateAppended) {
+                return Ok(Verdict::Append);
+            }
             return Ok(Verdict::Duplicate(*duplicate));
         }
         if current != ProducerEpoch::NONE {
@@ -213,7 +217,7 @@ impl ProducerStates {
             } else {
                 0
             };
-            if header.base_sequence != expected {
+            if header.base_sequence != expected && !breaks::is_on(Break::SequenceGapAccepted) {
                 let got = header.base_sequence;
                 return Err(ProducerError::Sequence {
                     producer,

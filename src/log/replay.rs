@@ -29,6 +29,7 @@ use super::scan::{CHUNK_BYTES_LARGE, Scan, SegmentFile};
 use super::settings::LogSettings;
 use super::writes::PendingWrites;
 use super::{offset_index, partition_metadata, time_index};
+use crate::breaks::{self, Break};
 use crate::journal::entry::{Entry, EntryKind};
 use crate::model::ids::TopicPartition;
 use crate::model::offset::{FilePosition, Offset};
@@ -169,6 +170,8 @@ impl PartitionReplay {
 
     pub(super) async fn apply(&mut self, entry: Entry) -> Result<(), Error> {
         match entry.kind {
+            EntryKind::LogStart if breaks::is_on(Break::ControlEntrySkipped) => Ok(()),
+            EntryKind::Truncate if breaks::is_on(Break::TruncationSkipped) => Ok(()),
             EntryKind::LogStart => {
                 self.at.log_start = self.at.log_start.max(entry.base_offset);
                 self.base.log_start = self.base.log_start.max(entry.base_offset);

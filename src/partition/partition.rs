@@ -10,6 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use crate::breaks::{self, Break};
 use crate::journal::entry::Entry;
 use crate::journal::journal::Owner;
 use crate::log::log::{Log, NewBatch};
@@ -143,9 +144,13 @@ impl Partition {
                 },
                 log_start,
             };
+            let mut next_offset = original.last_offset.next();
+            if breaks::is_on(Break::DuplicateAnsweredEarly) {
+                next_offset = Offset::ZERO;
+            }
             return Ok(Accepted::Duplicate {
                 appended,
-                next_offset: original.last_offset.next(),
+                next_offset,
             });
         }
         let appended = self.log.append(batch, self.leader_epoch.get(), now_ms)?;
@@ -212,7 +217,10 @@ impl Partition {
     pub fn available(&self, part: &FetchPart) -> Result<Available, Error> {
         self.check_open()?;
         self.check_epoch(part.current_leader_epoch)?;
-        let offsets = self.log.offsets();
+        let mut offsets = self.log.offsets();
+        if breaks::is_on(Break::VisibleBeforeDurable) {
+            offsets.high_watermark = offsets.log_end;
+        }
         let mut available = Available {
             size_bytes: 0,
             high_watermark: offsets.high_watermark,
