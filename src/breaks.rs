@@ -76,9 +76,6 @@ breaks! {
     /// The ring's space is given back as its checkpoint begins to be written. Breaks
     /// [checkpoint-first]: until it is durable, replay starts at the old one.
     RingReusedBeforeCheckpoint = "ring-reused-before-checkpoint",
-    /// A checkpoint relies on entries that are queued, not durable: bytes that are carried are
-    /// given up where they were before they are where they go.
-    PinBeyondDurable = "pin-beyond-durable",
 
     // ---- the journal as it is read back
 
@@ -199,5 +196,56 @@ mod tests {
         });
         switch_on(None);
         assert!(!is_on(Break::CrcUnchecked));
+    }
+}
+
+#[cfg(all(test, feature = "breaks"))]
+pub(crate) mod testing {
+    //! For tests of what shall notice a break.
+
+    use std::any::Any;
+    use std::ops::Range;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::{Break, switch_on};
+    use crate::rt::testing::say;
+
+    /// Runs `check` under one seed after the other with the break on, until it fails; says at which
+    /// seed and how. Without the break the same seed has to pass.
+    ///
+    /// # Panics
+    /// When no seed fails: the check does not see the break.
+    #[track_caller]
+    pub(crate) fn assert_noticed(which: Break, seeds: Range<u64>, check: impl Fn(u64)) {
+        let end = seeds.end;
+        for seed in seeds {
+            switch_on(Some(which));
+            let outcome = catch_unwind(AssertUnwindSafe(|| check(seed)));
+            switch_on(None);
+            if let Err(panic) = outcome {
+                say(&format!(
+                    "{which}: noticed at seed {seed}: {}",
+                    text_of(&*panic)
+                ));
+                check(seed);
+                return;
+            }
+        }
+        panic!("{which}: not noticed below seed {end}");
+    }
+
+    /// As [`assert_noticed`], for a check that has no seed.
+    #[track_caller]
+    pub(crate) fn assert_story_notices(which: Break, story: impl Fn()) {
+        assert_noticed(which, 0..1, |_| story());
+    }
+
+    /// The beginning of what was said; models show all that they hold.
+    fn text_of(panic: &(dyn Any + Send)) -> String {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let words = text.unwrap_or_default().split_whitespace();
+        let text = words.collect::<Vec<_>>().join(" ");
+        text.chars().take(160).collect()
     }
 }

@@ -662,3 +662,60 @@ fn files_that_a_larger_ring_left_behind_are_not_missed() {
     let (found, damage, _) = life(&disk, replay());
     assert_eq!((found.len(), damage), (10, Vec::<String>::new()));
 }
+
+#[test]
+fn a_write_that_lacks_space_is_a_failure_like_any_other() {
+    let disk = new_disk();
+    let acknowledged = life(&disk, async {
+        let journal = open().await;
+        while journal.is_growing() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        disk.inject(Fault {
+            op: DiskOp::Write,
+            path: ".wal".to_owned(),
+            error: std::io::ErrorKind::StorageFull,
+            skip: 3,
+            times: 1,
+        });
+        for number in 0..10 {
+            let Ok(position) = append(&journal, number, 100).await else {
+                return number;
+            };
+            if journal.durable(position).await.is_err() {
+                return number;
+            }
+        }
+        10
+    });
+    disk.clear_faults();
+    disk.crash(CrashMode::Lose);
+    let (found, damage, _) = life(&disk, replay());
+    assert_eq!(damage, Vec::<String>::new());
+    let acknowledged = i64::try_from(acknowledged).expect("small");
+    assert_eq!(found, (0..acknowledged).collect::<Vec<i64>>());
+}
+
+/// What these stories see of the program's own mistakes.
+#[cfg(feature = "breaks")]
+mod break_tests {
+    use super::*;
+    use crate::breaks::Break;
+    use crate::breaks::testing::assert_story_notices;
+
+    #[test]
+    fn a_write_that_lacked_space_and_counts_is_noticed() {
+        assert_story_notices(
+            Break::EnospcSwallowed,
+            a_write_that_lacks_space_is_a_failure_like_any_other,
+        );
+    }
+
+    #[test]
+    fn a_block_that_is_taken_in_part_is_noticed() {
+        assert_story_notices(
+            Break::TornBlockAccepted,
+            damaged_last_block_is_a_torn_end_when_no_later_block_vouches_for_it,
+        );
+    }
+}

@@ -414,15 +414,11 @@ impl Journal {
             if let Phase::Failed(error) = &state.phase {
                 return Err(error.clone());
             }
-            let asked = pin;
-            let mut pin = asked.min(state.durable_position);
+            let pin = pin.min(state.durable_position);
             if pin == state.next_position {
                 // nothing is queued or being written (but for an empty block): free to the byte
                 let (next, link) = (state.next_position, state.link);
                 state.ring.mark_head(next.0, link);
-            }
-            if breaks::is_on(Break::PinBeyondDurable) {
-                pin = asked;
             }
             let file_count = u32::try_from(state.files.len()).unwrap_or(u32::MAX);
             let anchor = state.ring.anchor_for(pin.0);

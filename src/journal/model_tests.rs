@@ -336,36 +336,43 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
     }
 }
 
+/// Eight lives that the power may end, and one that it does not; tells how many it ended.
+fn run_seed(seed: u64, model: &Shared) -> u64 {
+    let disk = new_disk(seed);
+    let mut crashes = 0;
+    for life in 0..8 {
+        let random = (seed + 1)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .rotate_left(life * 7);
+        // sometimes in the middle of the recovery, sometimes after several laps
+        let changes = if random.is_multiple_of(4) {
+            1 + random % 40
+        } else {
+            1 + random % 700
+        };
+        disk.crash_after(changes);
+        let sim = Sim::with_disk(seed * 100 + u64::from(life), disk.clone());
+        let ended = sim.run_until_crash(live(model.clone(), seed, 500));
+        crashes += u64::from(ended.is_none());
+        disk.crash(match random >> 60 {
+            0..4 => CrashMode::Lose,
+            4..8 => CrashMode::Keep,
+            _ => CrashMode::Torn,
+        });
+    }
+    let sim = Sim::with_disk(seed, disk.clone());
+    sim.run(live(model.clone(), seed, 200));
+    crashes
+}
+
 #[test]
 fn every_completed_entry_is_replayed_in_order_whatever_the_power_does() {
     let (mut crashes, mut entries, mut restarts) = (0, 0, 0);
     let seeds = seeds(150);
     let count = seeds.end - seeds.start;
     for seed in seeds {
-        let disk = new_disk(seed);
         let model = Shared::default();
-        for life in 0..8 {
-            let random = (seed + 1)
-                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                .rotate_left(life * 7);
-            // sometimes in the middle of the recovery, sometimes after several laps
-            let changes = if random.is_multiple_of(4) {
-                1 + random % 40
-            } else {
-                1 + random % 700
-            };
-            disk.crash_after(changes);
-            let sim = Sim::with_disk(seed * 100 + u64::from(life), disk.clone());
-            let ended = sim.run_until_crash(live(model.clone(), seed, 500));
-            crashes += u64::from(ended.is_none());
-            disk.crash(match random >> 60 {
-                0..4 => CrashMode::Lose,
-                4..8 => CrashMode::Keep,
-                _ => CrashMode::Torn,
-            });
-        }
-        let sim = Sim::with_disk(seed, disk.clone());
-        sim.run(live(model.clone(), seed, 200));
+        crashes += run_seed(seed, &model);
         entries += model.borrow().total_queued;
         restarts += model.borrow().restarts;
     }
@@ -407,4 +414,54 @@ fn power_failure_at_every_change_of_two_lives_loses_nothing() {
     }
     println!("{failures} power failures, one at every change");
     assert!(failures > 100, "{failures} changes only");
+}
+
+/// What this model sees of the program's own mistakes.
+#[cfg(feature = "breaks")]
+mod break_tests {
+    use super::*;
+    use crate::breaks::Break;
+    use crate::breaks::testing::assert_noticed;
+
+    #[track_caller]
+    fn assert_model_notices(which: Break, seeds: u64) {
+        assert_noticed(which, 0..seeds, |seed| {
+            run_seed(seed, &Shared::default());
+        });
+    }
+
+    #[test]
+    fn a_block_that_is_reported_as_its_write_begins_is_noticed() {
+        assert_model_notices(Break::AckBeforeWrite, 50);
+    }
+
+    #[test]
+    fn a_block_that_is_reported_with_a_later_one_is_noticed() {
+        assert_model_notices(Break::AcksReordered, 150);
+    }
+
+    #[test]
+    fn ring_space_that_is_used_before_its_checkpoint_is_durable_is_noticed() {
+        assert_model_notices(Break::RingReusedBeforeCheckpoint, 20);
+    }
+
+    #[test]
+    fn a_block_of_an_earlier_lap_or_run_is_noticed() {
+        assert_model_notices(Break::ChainCheckOff, 20);
+    }
+
+    #[test]
+    fn a_last_block_that_is_left_out_is_noticed() {
+        assert_model_notices(Break::ReplayStopsABlockEarly, 20);
+    }
+
+    #[test]
+    fn a_block_that_is_taken_as_far_as_it_was_written_is_noticed() {
+        assert_model_notices(Break::TornBlockAccepted, 100);
+    }
+
+    #[test]
+    fn an_entry_whose_checksum_is_not_looked_at_is_noticed() {
+        assert_model_notices(Break::CrcUnchecked, 50);
+    }
 }

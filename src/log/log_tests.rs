@@ -962,3 +962,27 @@ fn small_batches_do_not_keep_large_frames_in_memory() {
         assert!(context.tail_budget().used_bytes() < 1000);
     });
 }
+
+/// What these stories see of the program's own mistakes.
+#[cfg(feature = "breaks")]
+mod break_tests {
+    use super::*;
+    use crate::breaks::Break;
+    use crate::breaks::testing::assert_story_notices;
+
+    #[test]
+    fn a_batch_whose_checksum_is_not_looked_at_is_noticed() {
+        assert_story_notices(
+            Break::CrcUnchecked,
+            a_torn_end_is_cut_off_and_damage_before_it_is_an_error,
+        );
+    }
+
+    #[test]
+    fn a_segment_write_that_lacked_space_and_counts_is_noticed() {
+        assert_story_notices(
+            Break::EnospcSwallowed,
+            a_full_disk_stops_destaging_until_there_is_room,
+        );
+    }
+}

@@ -798,3 +798,51 @@ fn logs_and_journals_keep_what_they_made_durable() {
     ));
     assert!(count < 10 || reused > 0);
 }
+
+/// What this model sees of the program's own mistakes.
+#[cfg(feature = "breaks")]
+mod break_tests {
+    use super::*;
+    use crate::breaks::Break;
+    use crate::breaks::testing::assert_noticed;
+
+    #[track_caller]
+    fn assert_model_notices(which: Break, seeds: u64) {
+        assert_noticed(which, 0..seeds, |seed| run_seed(seed, &mut (0, 0, 0, 0)));
+    }
+
+    #[test]
+    fn a_checkpoint_of_bytes_that_are_not_flushed_is_noticed() {
+        assert_model_notices(Break::CheckpointBeforeDestageFlush, 20);
+    }
+
+    #[test]
+    fn a_directory_whose_name_is_not_flushed_is_noticed() {
+        assert_model_notices(Break::DirectoryNotSynced, 20);
+    }
+
+    #[test]
+    fn a_checkpoint_with_producers_of_later_batches_is_noticed() {
+        assert_model_notices(Break::ProducerSnapshotAhead, 20);
+    }
+
+    #[test]
+    fn a_checkpoint_without_the_log_start_is_noticed() {
+        assert_model_notices(Break::LogStartForgotten, 20);
+    }
+
+    #[test]
+    fn a_log_start_that_replay_passes_over_is_noticed() {
+        assert_model_notices(Break::ControlEntrySkipped, 20);
+    }
+
+    #[test]
+    fn a_truncation_that_replay_passes_over_is_noticed() {
+        assert_model_notices(Break::TruncationSkipped, 20);
+    }
+
+    #[test]
+    fn a_repetition_that_is_no_duplicate_is_noticed() {
+        assert_model_notices(Break::DuplicateAppended, 20);
+    }
+}

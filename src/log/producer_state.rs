@@ -490,4 +490,28 @@ pub(crate) mod tests {
             }
         }
     }
+
+    /// What these stories see of the program's own mistakes.
+    #[cfg(feature = "breaks")]
+    mod break_tests {
+        use super::*;
+        use crate::breaks::Break;
+        use crate::breaks::testing::assert_story_notices;
+
+        #[test]
+        fn a_gap_that_is_taken_is_noticed() {
+            assert_story_notices(
+                Break::SequenceGapAccepted,
+                gap_is_refused_and_the_next_sequence_accepted,
+            );
+        }
+
+        #[test]
+        fn a_duplicate_that_is_appended_is_noticed() {
+            assert_story_notices(
+                Break::DuplicateAppended,
+                duplicate_of_any_of_the_last_five_is_found_and_older_ones_are_gaps,
+            );
+        }
+    }
 }
