@@ -272,3 +272,106 @@ impl Partition {
         Ok(found.map_or((-1, -1), |(epoch, end)| (epoch.0, end.get())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::journal::journal::Position;
+    use crate::log::LogSettings;
+    use crate::log::context::{ContextLimits, LogContext};
+    use crate::model::batch_builder::BatchBuilder;
+    use crate::model::ids::{PartitionIndex, ProducerEpoch, ProducerId, TopicId};
+    use crate::rt::sim::Sim;
+
+    async fn open() -> Rc<Partition> {
+        let id = TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionIndex(0));
+        let context = LogContext::new(ContextLimits::default());
+        let log = Log::open(&context, "/data/orders-0", id, LogSettings::default()).await;
+        let log = log.expect("a new directory opens");
+        let first = log.prepare().await.expect("nothing is read");
+        assert!(first.is_none());
+        Partition::new(Owner(0), log, LeaderEpoch(0))
+    }
+
+    fn batch() -> NewBatch {
+        let mut builder = BatchBuilder::new().producer(ProducerId(9), ProducerEpoch(0), 0);
+        builder.push(1, None, Some(b"v"));
+        NewBatch::own(BytesMut::from(&builder.build()[..])).expect("a batch")
+    }
+
+    fn visible_end(partition: &Partition) -> Offset {
+        let part = FetchPart {
+            partition: partition.id(),
+            fetch_offset: Offset::ZERO,
+            current_leader_epoch: -1,
+            last_fetched_epoch: -1,
+            size_bytes_max: 1 << 20,
+            must_progress: true,
+        };
+        let available = partition.available(&part);
+        available.expect("it is open").high_watermark
+    }
+
+    #[test]
+    fn a_batch_and_its_repetition_are_answered_and_visible_when_it_is_durable() {
+        Sim::new(1).run(async {
+            let partition = open().await;
+            let mut answers = Vec::new();
+            for is_repetition in [false, true] {
+                let accepted = partition.append_as_leader(batch(), -1, 1).unwrap();
+                let (appended, next_offset) = match accepted {
+                    Accepted::New {
+                        appended,
+                        next_offset,
+                        ..
+                    } if !is_repetition => (appended, next_offset),
+                    Accepted::Duplicate {
+                        appended,
+                        next_offset,
+                    } if is_repetition => (appended, next_offset),
+                    other => panic!("{other:?}"),
+                };
+                partition.log().on_enqueued(Position(0));
+                let (ack, answer) = oneshot::oneshot();
+                partition.ack_when_durable(next_offset, appended, ack);
+                answers.push(answer);
+            }
+            for answer in &mut answers {
+                assert!(answer.now_or_never().is_none(), "answered early");
+            }
+            assert_eq!(visible_end(&partition), Offset::ZERO, "visible early");
+            partition.on_durable(Offset::new(1));
+            for answer in answers {
+                let appended = answer.await.unwrap().unwrap();
+                assert_eq!(appended.base_offset, Offset::ZERO);
+            }
+            assert_eq!(visible_end(&partition), Offset::new(1));
+        });
+    }
+
+    /// What this story sees of the program's own mistakes.
+    #[cfg(feature = "breaks")]
+    mod break_tests {
+        use super::*;
+        use crate::breaks::testing::assert_story_notices;
+
+        #[test]
+        fn a_repetition_that_is_answered_early_is_noticed() {
+            assert_story_notices(
+                Break::DuplicateAnsweredEarly,
+                a_batch_and_its_repetition_are_answered_and_visible_when_it_is_durable,
+            );
+        }
+
+        #[test]
+        fn a_batch_that_is_visible_early_is_noticed() {
+            assert_story_notices(
+                Break::VisibleBeforeDurable,
+                a_batch_and_its_repetition_are_answered_and_visible_when_it_is_durable,
+            );
+        }
+    }
+}
