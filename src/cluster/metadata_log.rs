@@ -529,4 +529,36 @@ mod tests {
             "{record:?}"
         );
     }
+
+    #[test]
+    fn what_was_appended_is_there_after_a_power_failure() {
+        let dir = Path::new("/data/metadata");
+        let disk = SimDisk::new(1);
+        let expected = Sim::with_disk(1, disk.clone()).run(async {
+            let (mut log, image) = MetadataLog::open(dir, false).await.unwrap();
+            rt::fs::sync_filesystem(dir).await.unwrap();
+            let after = image.apply(&records()).unwrap();
+            log.append(&records(), &after).await.unwrap();
+            after.to_records()
+        });
+        disk.crash(CrashMode::Lose);
+        let opened = Sim::with_disk(2, disk).run(MetadataLog::open(dir, true));
+        assert_eq!(opened.unwrap().1.to_records(), expected);
+    }
+
+    /// What these stories see of the program's own mistakes.
+    #[cfg(feature = "breaks")]
+    mod break_tests {
+        use super::*;
+        use crate::breaks::Break;
+        use crate::breaks::testing::assert_story_notices;
+
+        #[test]
+        fn a_change_that_is_not_flushed_is_noticed() {
+            assert_story_notices(
+                Break::MetadataNotSynced,
+                what_was_appended_is_there_after_a_power_failure,
+            );
+        }
+    }
 }

@@ -513,3 +513,19 @@ fn a_small_log_stays_small_while_members_commit() {
         again.close().await;
     });
 }
+
+/// What these stories see of the program's own mistakes.
+#[cfg(feature = "breaks")]
+mod break_tests {
+    use super::*;
+    use crate::breaks::Break;
+    use crate::breaks::testing::assert_story_notices;
+
+    #[test]
+    fn a_commit_that_is_answered_early_is_noticed() {
+        assert_story_notices(
+            Break::OffsetCommitAnsweredEarly,
+            commits_in_parallel_are_joined_and_all_durable,
+        );
+    }
+}

@@ -1173,3 +1173,19 @@ proptest! {
         prop_assert_eq!(shard.restart().durable(), before);
     }
 }
+
+/// What these stories see of the program's own mistakes.
+#[cfg(feature = "breaks")]
+mod break_tests {
+    use super::*;
+    use crate::breaks::Break;
+    use crate::breaks::testing::assert_story_notices;
+
+    #[test]
+    fn a_log_that_is_cut_before_its_live_state_was_copied_is_noticed() {
+        assert_story_notices(
+            Break::OffsetsCutBeforeCopied,
+            a_crash_between_the_batches_of_a_rewrite_loses_nothing_and_takes_nothing_back,
+        );
+    }
+}

@@ -998,3 +998,19 @@ fn whoever_waits_when_the_group_leaves_the_shard_is_sent_away() {
     assert_eq!(bench.joined(join).error, ErrorCode::NotCoordinator);
     assert_eq!(bench.waiting_count(), 0);
 }
+
+/// What these stories see of the program's own mistakes.
+#[cfg(feature = "breaks")]
+mod break_tests {
+    use super::*;
+    use crate::breaks::Break;
+    use crate::breaks::testing::assert_story_notices;
+
+    #[test]
+    fn a_generation_that_is_not_looked_at_is_noticed() {
+        assert_story_notices(
+            Break::GenerationUnchecked,
+            simple_consumers_commit_to_empty_groups_only,
+        );
+    }
+}
