@@ -454,3 +454,49 @@ fn any_other_failure_takes_the_data_directory_offline_until_a_restart() {
         });
     }
 }
+
+#[test]
+fn nothing_is_confirmed_whose_block_of_the_journal_cannot_be_written() {
+    for what in ["a batch", "a log start", "a committed offset"] {
+        let disk = SimDisk::new(1);
+        life(&disk, 1, async {
+            let (shard, _running) = start().await;
+            let orders = create(&shard, "orders").await.expect("creates");
+            commit_first(&shard).await;
+            let (_, refusal) = produce_until_refused(&shard, orders, 0, 4).await;
+            assert_eq!(refusal, None);
+            disk.inject(fault(DiskOp::Write, ".wal", ErrorKind::Other));
+            let is_confirmed = match what {
+                "a batch" => produce(&shard, orders, 4).await.is_ok(),
+                "a log start" => {
+                    let moved = shard.delete_records(vec![(orders, 2)]).await.remove(0);
+                    moved.is_ok()
+                }
+                _ => commit(&shard, "orders", 3).await == ErrorCode::None,
+            };
+            assert!(!is_confirmed, "{what}");
+        });
+    }
+}
+
+/// What this story sees of the program's own mistakes.
+#[cfg(feature = "breaks")]
+mod break_tests {
+    use super::*;
+    use corelog::breaks::{self, Break};
+
+    #[test]
+    fn what_is_confirmed_too_early_is_noticed() {
+        for which in [
+            Break::ProduceAnsweredEarly,
+            Break::LogStartAnsweredEarly,
+            Break::OffsetCommitAnsweredEarly,
+        ] {
+            breaks::switch_on(Some(which));
+            let story = nothing_is_confirmed_whose_block_of_the_journal_cannot_be_written;
+            let outcome = std::panic::catch_unwind(story);
+            breaks::switch_on(None);
+            assert!(outcome.is_err(), "{which} was not noticed");
+        }
+    }
+}
