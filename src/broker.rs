@@ -405,20 +405,64 @@ fn serve(shared: Shared) -> Result<(), StartError> {
         move |index| {
             let shared = shared.clone();
             async move {
-                let outcome = run_shard(index, &shared).await;
-                if outcome.is_err() {
-                    // Nobody shall wait for a shard that did not start or stop.
-                    shared.termination.request();
-                    shared.accepting[index].request();
-                    shared.quiet[index].request();
-                }
-                outcome
+                let id = u16::try_from(index).expect("shards are counted in u16");
+                // On every line of this thread, whichever task writes it: it is left when the
+                // shard ends.
+                let _of_shard = tracing::error_span!("on", shard = id).entered();
+                run_or_release(index, shared).await
             }
         }
     })?;
     outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
     tracing::info!(target: logging::LIFECYCLE, "stopped");
     Ok(())
+}
+
+/// Runs a broker on the machine that this thread simulates, its shards in turn, until
+/// `termination`: `run` without what only a real machine can be asked.
+///
+/// # Errors
+/// As those of a start and a stop.
+pub async fn run_simulated(
+    config: BrokerConfig,
+    settings: ShardSettings,
+    termination: Termination,
+) -> Result<(), StartError> {
+    let start = rt::now();
+    let listeners = claim_all(&config.listen, buffers(&config))?;
+    let shard_count = shard_count(&settings);
+    let recovered = recovery::run(&config, &settings, shard_count).await?;
+    let shared = Arc::new(Shared::new(
+        config,
+        settings,
+        recovered,
+        listeners,
+        None,
+        termination,
+        start,
+    ));
+    let shards: Vec<_> = (0..usize::from(shard_count))
+        .map(|index| {
+            let shard = run_or_release(index, shared.clone());
+            rt::spawn(Lane::Network, "shard", shard)
+        })
+        .collect();
+    let mut outcome = Ok(());
+    for shard in shards {
+        outcome = outcome.and(shard.await);
+    }
+    outcome
+}
+
+/// Runs one shard. Nobody shall wait for one that did not start or stop.
+async fn run_or_release(index: usize, shared: Arc<Shared>) -> Result<(), StartError> {
+    let outcome = run_shard(index, &shared).await;
+    if outcome.is_err() {
+        shared.termination.request();
+        shared.accepting[index].request();
+        shared.quiet[index].request();
+    }
+    outcome
 }
 
 fn taken<T: Default>(slot: &Mutex<T>) -> T {
@@ -431,8 +475,6 @@ fn taken<T: Default>(slot: &Mutex<T>) -> T {
 
 async fn run_shard(index: usize, shared: &Arc<Shared>) -> Result<(), StartError> {
     let id = ShardId(u16::try_from(index).expect("shards are counted in u16"));
-    // On every line of this thread, whichever task writes it: it is left when the shard ends.
-    let _of_shard = tracing::error_span!("on", shard = id.0).entered();
     let retired = taken(&shared.journals[index]).expect("recovery made a journal for each shard");
     let metadata_log = match index {
         0 => Some(open_metadata_log(shared).await?),

@@ -6,7 +6,8 @@
 //! broker can claim the port, and there is no gap between claim and use, because the claiming
 //! socket itself becomes the first shard's listener. Until then the kernel queues connections.
 //!
-//! Runs on: `PortClaim` anywhere, the rest on a shard of the `io_uring` side.
+//! Runs on: `PortClaim` anywhere, the rest on a shard; under the simulator the port, its listeners
+//! and the connections are those of `sim::net`.
 //! Promises: reads and writes try the socket first and wait for readiness through the ring. A file
 //! is sent by sendfile(2) on the blocking pool: cold pages make a pool thread wait, never the
 //! shard, and a peer that does not read makes nobody wait but its own connection.
@@ -24,8 +25,10 @@ use glommio::io::PollableFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::blocking::{self, Kind};
+use super::runtime::{self, Runtime};
 use super::shared_file::SharedFile;
-use super::{runtime, sys, yield_if_needed};
+use super::sim::{SimListener, SimSocket};
+use super::{sim, sys, yield_if_needed};
 
 /// Connections that the kernel queues per listener; it caps this by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -78,7 +81,8 @@ impl SocketBuffers {
 /// A port that is ours; shards make their listeners from it.
 #[derive(Debug)]
 pub struct PortClaim {
-    socket: Socket,
+    /// `None` under the simulator, where nobody else wants a port.
+    socket: Option<Socket>,
     addr: SocketAddr,
 }
 
@@ -91,6 +95,13 @@ impl PortClaim {
     /// # Errors
     /// `AddrInUse` when somebody listens there, still after `PORT_WAIT`.
     pub fn new(addr: SocketAddr) -> io::Result<Self> {
+        if is_simulated() {
+            let mut addr = addr;
+            if addr.port() == 0 {
+                addr.set_port(sim::free_port());
+            }
+            return Ok(Self { socket: None, addr });
+        }
         let deadline = Instant::now() + PORT_WAIT;
         loop {
             match Self::try_new(addr) {
@@ -110,7 +121,10 @@ impl PortClaim {
         socket.listen(BACKLOG)?;
         socket.set_reuse_port(true)?;
         let addr = local_addr(&socket)?;
-        Ok(Self { socket, addr })
+        Ok(Self {
+            socket: Some(socket),
+            addr,
+        })
     }
 
     /// The address, with the port that was picked.
@@ -123,20 +137,37 @@ impl PortClaim {
     /// # Errors
     /// Those of the kernel.
     pub fn set_buffers(&self, buffers: SocketBuffers) -> io::Result<()> {
-        buffers.set_on(&self.socket)
+        self.socket
+            .as_ref()
+            .map_or(Ok(()), |socket| buffers.set_on(socket))
     }
 
     /// The claiming socket itself as this shard's listener: for one shard, the others `bind`.
     pub fn into_listener(self) -> io::Result<TcpListener> {
-        TcpListener::new(self.socket)
+        match self.socket {
+            Some(socket) => TcpListener::new(socket),
+            None => TcpListener::bind(self.addr),
+        }
     }
 }
 
 /// One shard's listener.
-#[derive(Debug)]
 pub struct TcpListener {
-    socket: PollableFd<Arc<Socket>>,
+    socket: Listening,
     addr: SocketAddr,
+}
+
+enum Listening {
+    Machine(PollableFd<Arc<Socket>>),
+    Sim(SimListener),
+}
+
+impl std::fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TcpListener")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
 }
 
 impl TcpListener {
@@ -147,6 +178,10 @@ impl TcpListener {
 
     /// One more listener on a port that this process has claimed.
     pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        if is_simulated() {
+            let socket = Listening::Sim(SimListener::bind(addr));
+            return Ok(Self { socket, addr });
+        }
         let socket = new_socket(addr)?;
         socket.set_reuse_port(true)?;
         socket.bind(&addr.into())?;
@@ -157,7 +192,7 @@ impl TcpListener {
     fn new(socket: Socket) -> io::Result<Self> {
         let addr = local_addr(&socket)?;
         Ok(Self {
-            socket: PollableFd::new(Arc::new(socket))?,
+            socket: Listening::Machine(PollableFd::new(Arc::new(socket))?),
             addr,
         })
     }
@@ -167,7 +202,10 @@ impl TcpListener {
     /// # Errors
     /// Those of the kernel.
     pub fn set_buffers(&self, buffers: SocketBuffers) -> io::Result<()> {
-        buffers.set_on(self.socket.get_ref())
+        match &self.socket {
+            Listening::Machine(socket) => buffers.set_on(socket.get_ref()),
+            Listening::Sim(_) => Ok(()),
+        }
     }
 
     /// Where it listens.
@@ -182,10 +220,14 @@ impl TcpListener {
     /// again.
     /// Cancel: safe.
     pub async fn accept(&self) -> io::Result<TcpStream> {
+        let socket = match &self.socket {
+            Listening::Machine(socket) => socket,
+            Listening::Sim(listener) => return Ok(TcpStream::simulated(listener.accept().await)),
+        };
         loop {
-            match self.socket.get_ref().accept() {
+            match socket.get_ref().accept() {
                 Ok((socket, _)) => return TcpStream::new(PollableFd::new(Arc::new(socket))?),
-                Err(error) if would_block(&error) => readable(&self.socket).await?,
+                Err(error) if would_block(&error) => readable(socket).await?,
                 // The peer gave up before we came: not our error.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -201,12 +243,65 @@ pub struct TcpStream {
     inner: Rc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
-    socket: PollableFd<Arc<Socket>>,
+    socket: Connected,
     peer: SocketAddr,
     local: SocketAddr,
     sent_bytes: Cell<u64>,
+}
+
+enum Connected {
+    Machine(PollableFd<Arc<Socket>>),
+    Sim(SimSocket),
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TcpStream")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The calls of a socket that never block, and the waits for them.
+impl Connected {
+    fn try_recv(&self, buf: &mut BytesMut, limit: usize) -> io::Result<usize> {
+        match self {
+            Self::Machine(socket) => sys::recv_spare(socket.get_ref(), buf, limit),
+            Self::Sim(socket) => socket.try_recv(buf, limit),
+        }
+    }
+
+    fn try_send(&self, bufs: &[Bytes]) -> io::Result<usize> {
+        match self {
+            Self::Machine(socket) => send_slices(socket.get_ref(), bufs),
+            Self::Sim(socket) => socket.try_send(bufs),
+        }
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Machine(socket) => readable(socket).await,
+            Self::Sim(socket) => {
+                socket.readable().await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Machine(socket) => writable(socket).await,
+            Self::Sim(socket) => {
+                socket.writable().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn is_simulated() -> bool {
+    runtime::with(|runtime| matches!(runtime, Some(Runtime::Sim(_))))
 }
 
 impl TcpStream {
@@ -214,6 +309,9 @@ impl TcpStream {
     ///
     /// Cancel: safe.
     pub async fn connect(addr: SocketAddr) -> io::Result<Self> {
+        if is_simulated() {
+            return Ok(Self::simulated(SimSocket::connect(addr).await?));
+        }
         let socket = Socket::new(domain(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         let connecting = match socket.connect(&addr.into()) {
@@ -242,12 +340,23 @@ impl TcpStream {
         let local = local_addr(connected)?;
         Ok(Self {
             inner: Rc::new(Inner {
-                socket,
+                socket: Connected::Machine(socket),
                 peer,
                 local,
                 sent_bytes: Cell::new(0),
             }),
         })
+    }
+
+    fn simulated(socket: SimSocket) -> Self {
+        Self {
+            inner: Rc::new(Inner {
+                peer: socket.peer,
+                local: socket.local,
+                socket: Connected::Sim(socket),
+                sent_bytes: Cell::new(0),
+            }),
+        }
     }
 
     /// The other end.
@@ -273,11 +382,10 @@ impl TcpStream {
 
     /// Sends small writes at once (the default here), or lets the kernel collect them.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.socket().set_tcp_nodelay(nodelay)
-    }
-
-    fn socket(&self) -> &Socket {
-        self.inner.socket.get_ref()
+        match &self.inner.socket {
+            Connected::Machine(socket) => socket.get_ref().set_tcp_nodelay(nodelay),
+            Connected::Sim(_) => Ok(()),
+        }
     }
 
     /// Appends what has arrived to `buf`, waiting for something; 0 at the end of the stream. Fills
@@ -300,13 +408,13 @@ impl TcpStream {
         loop {
             let received = SMALL_READ.with_borrow_mut(|room| {
                 room.clear();
-                let received = sys::recv_spare(self.socket(), room, SMALL_READ_BYTES)?;
+                let received = self.inner.socket.try_recv(room, SMALL_READ_BYTES)?;
                 buf.extend_from_slice(room);
                 Ok(received)
             });
             match received {
                 Ok(count) => return Ok(count),
-                Err(error) if would_block(&error) => readable(&self.inner.socket).await?,
+                Err(error) if would_block(&error) => self.inner.socket.readable().await?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -339,9 +447,9 @@ impl TcpStream {
         // A peer that always has more must not keep the shard.
         yield_if_needed().await;
         loop {
-            match sys::recv_spare(self.socket(), buf, limit) {
+            match self.inner.socket.try_recv(buf, limit) {
                 Ok(count) => return Ok(count),
-                Err(error) if would_block(&error) => readable(&self.inner.socket).await?,
+                Err(error) if would_block(&error) => self.inner.socket.readable().await?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -363,28 +471,17 @@ impl TcpStream {
                 return Ok(());
             };
             yield_if_needed().await;
-            match self.send_slices(rest) {
+            match self.inner.socket.try_send(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.note_sent(written);
                     advance(rest, written);
                 }
-                Err(error) if would_block(&error) => writable(&self.inner.socket).await?,
+                Err(error) if would_block(&error) => self.inner.socket.writable().await?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    fn send_slices(&self, bufs: &[Bytes]) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let count = bufs.len().min(SLICES_MAX);
-        for (slice, buf) in slices.iter_mut().zip(bufs) {
-            *slice = IoSlice::new(buf);
-        }
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        self.socket()
-            .send_vectored_with_flags(&slices[..count], flags)
     }
 
     /// Sends `len` bytes of `file` from `pos`, without them entering the process.
@@ -393,14 +490,16 @@ impl TcpStream {
     /// `UnexpectedEof` when the file ends before.
     /// Cancel: up to one megabyte more may be sent; the stream is then only good for closing.
     pub async fn send_file(&self, file: &SharedFile, pos: u64, len: u64) -> io::Result<()> {
-        let file = file.machine().ok_or(io::ErrorKind::Unsupported)?;
         let end = pos + len;
+        let (Connected::Machine(socket), Some(file)) = (&self.inner.socket, file.machine()) else {
+            return self.copy_file(file, pos, end).await;
+        };
         let mut at = pos;
         while at < end {
             let chunk = usize::try_from(end - at)
                 .unwrap_or(usize::MAX)
                 .min(SEND_CHUNK);
-            let (socket, file) = (Arc::clone(self.inner.socket.get_ref()), Arc::clone(file));
+            let (socket, file) = (Arc::clone(socket.get_ref()), Arc::clone(file));
             let sent = blocking::run(Kind::Transfer, "sendfile", move || {
                 send_chunk(&socket, &file, at, chunk)
             })
@@ -409,16 +508,40 @@ impl TcpStream {
             at += u64::try_from(sent.bytes).unwrap_or(u64::MAX);
             match sent.stopped {
                 Stopped::Done => {}
-                Stopped::Full => writable(&self.inner.socket).await?,
+                Stopped::Full => self.inner.socket.writable().await?,
                 Stopped::FileEnd => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
         Ok(())
     }
 
+    /// As `send_file` where there is no sendfile(2): under the simulator.
+    async fn copy_file(&self, file: &SharedFile, pos: u64, end: u64) -> io::Result<()> {
+        let mut at = pos;
+        while at < end {
+            let chunk = usize::try_from(end - at)
+                .unwrap_or(usize::MAX)
+                .min(SEND_CHUNK);
+            let bytes = file.read_at(at, chunk).await?;
+            if bytes.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            at += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            self.write_all_vectored(&mut [bytes]).await?;
+        }
+        Ok(())
+    }
+
     /// Ends one or both directions. A reader or writer that waits is woken.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match self.socket().shutdown(how) {
+        let socket = match &self.inner.socket {
+            Connected::Machine(socket) => socket.get_ref(),
+            Connected::Sim(socket) => {
+                socket.shutdown(how);
+                return Ok(());
+            }
+        };
+        match socket.shutdown(how) {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             other => other,
         }
@@ -478,6 +601,16 @@ fn advance(bufs: &mut [Bytes], mut written: usize) {
             return;
         }
     }
+}
+
+fn send_slices(socket: &Socket, bufs: &[Bytes]) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let count = bufs.len().min(SLICES_MAX);
+    for (slice, buf) in slices.iter_mut().zip(bufs) {
+        *slice = IoSlice::new(buf);
+    }
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    socket.send_vectored_with_flags(&slices[..count], flags)
 }
 
 async fn readable(socket: &PollableFd<Arc<Socket>>) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Ports and streams, over the loopback.
+//! Ports and streams, over the loopback, and over the simulated network where it has them too.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::executor::ShardSpec;
 use super::net::{PortClaim, TcpListener, TcpStream};
-use super::testing::{dir, on_uring, run_on_cores};
+use super::testing::{dir, on_both, on_uring, run_on_cores};
 use super::{Lane, SharedFile, sleep, spawn, timeout};
 
 fn any() -> SocketAddr {
@@ -119,7 +119,7 @@ fn connections_spread_over_the_shards_that_listen() {
 #[test]
 fn both_directions_are_used_at_once_by_two_tasks() {
     const SIZE: usize = 8 << 20;
-    on_uring(|| async {
+    on_both(|_| async {
         let (client, server) = pair().await;
         assert_eq!(client.peer_addr(), server.local_addr());
         let echo = spawn(Lane::Network, "echo", async move {
@@ -203,7 +203,7 @@ fn a_file_is_sent_from_any_position_to_a_slow_reader() {
 
 #[test]
 fn a_waiting_reader_is_woken_by_a_shutdown() {
-    on_uring(|| async {
+    on_both(|_| async {
         let (client, server) = pair().await;
         let reader = server.clone();
         let read = spawn(Lane::Network, "read", async move {
@@ -218,7 +218,7 @@ fn a_waiting_reader_is_woken_by_a_shutdown() {
 
 #[test]
 fn a_read_that_was_given_up_loses_nothing() {
-    on_uring(|| async {
+    on_both(|_| async {
         let (client, server) = pair().await;
         let mut buf = BytesMut::new();
         for _ in 0..50 {
@@ -236,7 +236,7 @@ fn a_read_that_was_given_up_loses_nothing() {
 
 #[test]
 fn connecting_to_nobody_is_refused() {
-    on_uring(|| async {
+    on_both(|_| async {
         let claim = PortClaim::new(any()).unwrap();
         let addr = claim.local_addr();
         drop(claim);

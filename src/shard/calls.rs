@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::controller::{ConfigUpdate, NewTopic, Refusal};
 use crate::cluster::metadata::{Image, Topic};
@@ -133,7 +134,7 @@ pub enum ShardCall {
         /// Partition and the high watermark that the asker has seen.
         seen: Vec<(TopicPartition, Offset)>,
         /// Not longer than this.
-        wait_ms: u64,
+        wait: Duration,
     },
     /// The asker no longer waits.
     EndWait(u64),

@@ -127,8 +127,8 @@ pub(super) async fn start() -> Started {
     let opened = MetadataLog::open(Path::new("/data/metadata"), true).await;
     let (metadata_log, image) = opened.expect("what recovery left can be opened");
     let image = Arc::new(image);
-    // `Shard::open`, with a ring and limits below those that can be set, and without the reserve for
-    // a full disk, which nobody reads
+    // `Shard::open`, with a ring and limits below those that can be set, and without the reserve
+    // for a full disk, which nobody reads
     let shard = Shard::new(Parts {
         id: ShardId(0),
         process,

@@ -143,7 +143,7 @@ impl Asked {
 
     /// Whether the power fails once more after the recovery.
     fn is_thorough(&self, at: u64) -> bool {
-        self.is_all || self.only.is_some() || at / 3 % 5 == 0
+        self.is_all || self.only.is_some() || (at / 3).is_multiple_of(5)
     }
 
     /// The changes of the script whose recovery is visited.

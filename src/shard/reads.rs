@@ -240,11 +240,10 @@ impl Shard {
             if home == self.id() {
                 mine = seen;
             } else {
-                let wait_ms = u64::try_from(wait.min(WAIT_MAX).as_millis()).unwrap_or(u64::MAX);
                 let call = ShardCall::AwaitData {
                     wait_id,
                     seen,
-                    wait_ms,
+                    wait: wait.min(WAIT_MAX),
                 };
                 replies.push(self.send(home, call).await.reply());
                 asked.homes.push(home);
@@ -290,14 +289,14 @@ impl Shard {
         asker: ShardId,
         wait_id: u64,
         seen: Vec<(TopicPartition, Offset)>,
-        wait_ms: u64,
+        wait: Duration,
     ) {
         let known = self.waits.open.borrow().get(&(asker, wait_id)).cloned();
         let Some(moved) = known else {
             return;
         };
         if !self.has_moved_or_register(&seen, &moved) {
-            rt::timeout(Duration::from_millis(wait_ms), moved.notified()).await;
+            rt::timeout(wait, moved.notified()).await;
         }
         self.waits.open.borrow_mut().remove(&(asker, wait_id));
     }

@@ -95,9 +95,9 @@ async fn carry_out(shard: &Rc<Shard>, asker: ShardId, call: ShardCall) -> ShardR
         ShardCall::AwaitData {
             wait_id,
             seen,
-            wait_ms,
+            wait,
         } => {
-            shard.await_data_here(asker, wait_id, seen, wait_ms).await;
+            shard.await_data_here(asker, wait_id, seen, wait).await;
             ShardReply::DataOrDeadline
         }
         ShardCall::Offsets(asked) => ShardReply::Offsets(shard.offsets_here(asked).await),

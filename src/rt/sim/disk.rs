@@ -25,6 +25,9 @@ use crate::rt::fs::DirEntry;
 
 const ROOT: u64 = 1;
 
+/// What a slow flush takes, in microseconds.
+const FLUSH_STALL_MICROS: (u64, u64) = (200_000, 4_000_000);
+
 /// Free space of a disk without a set capacity.
 const FREE_SPACE: u64 = 1 << 40;
 
@@ -43,6 +46,19 @@ pub enum DiskOp {
     Resize,
     /// Making and removing names, renaming.
     Names,
+}
+
+impl DiskOp {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open failed",
+            Self::Read => "read failed",
+            Self::Write => "write failed",
+            Self::Flush => "flush failed",
+            Self::Resize => "resize failed",
+            Self::Names => "name change failed",
+        }
+    }
 }
 
 /// Calls that fail: those of kind `op` on paths that contain `path`, after `skip` of them, `times`
@@ -89,6 +105,9 @@ struct State {
     crashed: Option<CrashPoint>,
     faults: Vec<Fault>,
     capacity: Option<u64>,
+    /// Once in so many flushes takes seconds.
+    slow_flushes: Option<u64>,
+    fired: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Clone)]
@@ -121,6 +140,8 @@ impl SimDisk {
             crashed: None,
             faults: Vec::new(),
             capacity: None,
+            slow_flushes: None,
+            fired: BTreeMap::new(),
         };
         Self {
             state: Rc::new(RefCell::new(state)),
@@ -180,6 +201,21 @@ impl SimDisk {
     /// `StorageFull`.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.borrow_mut().capacity = bytes;
+    }
+
+    /// Lets one in so many flushes take seconds.
+    pub fn set_slow_flushes(&self, once_in: Option<u64>) {
+        self.state.borrow_mut().slow_flushes = once_in;
+    }
+
+    /// How often faults have hit since this was asked last, by kind.
+    pub fn take_fired(&self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.state.borrow_mut().fired)
+    }
+
+    /// Bytes of all files that have a name.
+    pub fn used_bytes(&self) -> u64 {
+        self.state.borrow().used()
     }
 
     /// The live bytes of a file, at once.
@@ -435,6 +471,20 @@ impl SimDisk {
         Ok(state.next_change)
     }
 
+    /// What a flush takes beyond its usual time, in microseconds.
+    pub(super) fn flush_stall_micros(&self) -> u64 {
+        let mut state = self.state.borrow_mut();
+        let Some(once_in) = state.slow_flushes else {
+            return 0;
+        };
+        if !state.rng.chance(once_in) {
+            return 0;
+        }
+        state.note_fired("slow flush");
+        let (least, most) = FLUSH_STALL_MICROS;
+        least + state.rng.below(most - least)
+    }
+
     /// Completes a flush, unless the power failed meanwhile.
     pub(super) fn complete_flush(&self, inode: u64, before: u64) {
         let mut state = self.state.borrow_mut();
@@ -505,6 +555,9 @@ impl State {
     }
 
     fn fault(&mut self, op: DiskOp, path: &Path) -> io::Result<()> {
+        if self.faults.is_empty() {
+            return Ok(());
+        }
         let path = path.display().to_string();
         let hit = self.faults.iter_mut().filter(|fault| fault.times > 0);
         for fault in hit.filter(|fault| fault.op == op && path.contains(&fault.path)) {
@@ -513,12 +566,18 @@ impl State {
                 continue;
             }
             fault.times -= 1;
-            return Err(match fault.error {
+            let error = match fault.error {
                 io::ErrorKind::Other => io::Error::from_raw_os_error(libc::EIO),
                 kind => err(kind),
-            });
+            };
+            self.note_fired(op.name());
+            return Err(error);
         }
         Ok(())
+    }
+
+    fn note_fired(&mut self, what: &'static str) {
+        *self.fired.entry(what).or_default() += 1;
     }
 
     fn new_inode(&mut self) -> u64 {
@@ -545,6 +604,7 @@ impl State {
         let grows = end.saturating_sub(self.open_file(inode)?.size());
         match self.capacity {
             Some(capacity) if grows > 0 && self.used() + grows > capacity => {
+                self.note_fired("disk full");
                 Err(err(io::ErrorKind::StorageFull))
             }
             _ => Ok(()),

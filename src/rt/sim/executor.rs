@@ -1,15 +1,15 @@
-//! The simulated shard: which task runs next, and what time it is.
+//! The simulated machine: which task runs next, and what time it is.
 //!
 //! Runs on: the test's thread.        Owner: `Sim`.
 //! Promises: the next task is drawn from the ready ones by the seed; the clock stands still while
 //! anything is ready and then jumps to the next timer.
 //! Invariants: [sim-progress] a run in which nothing is ready and no timer is set has deadlocked:
-//! it panics with the seed and the names of the tasks that wait. So does one that runs ten million
-//! steps without the clock moving.
+//! it panics with the seed and the names of the tasks that wait. So does one that runs three
+//! million steps without the clock moving.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::disk::SimDisk;
+use super::net::{NetFaults, NetFired, SimNet};
 use super::rng::Rng;
 use crate::rt::clock::Instant;
 use crate::rt::io_buf::Budget;
@@ -28,15 +29,17 @@ use crate::rt::runtime::{self, Runtime};
 const START_UNIX_MS: i64 = 1_735_689_600_000;
 
 /// Steps without the clock moving that count as a livelock.
-const STEPS_AT_ONE_TIME_MAX: u64 = 10_000_000;
+const STEPS_AT_ONE_TIME_MAX: u64 = 3_000_000;
+/// Of so many more, the tasks are named.
+const BUSY_STEPS: u64 = 1000;
 
-/// Bytes of I/O buffers that a simulated shard may hold.
-const IO_MEMORY: usize = 16 << 20;
+/// Bytes of I/O buffers that the shards of a simulated machine may hold together.
+const IO_MEMORY: usize = 64 << 20;
 
 /// Number of the future given to `run`; spawned tasks count from one.
 const MAIN: u64 = 0;
 
-/// A simulated machine with one shard.
+/// A simulated machine: one thread, on which any number of shards run in turn.
 pub struct Sim {
     shard: Rc<SimShard>,
 }
@@ -59,6 +62,7 @@ impl Sim {
             ready: Arc::default(),
             timers: RefCell::default(),
             disk,
+            net: SimNet::new(seed),
             budget: Budget::new(IO_MEMORY),
             trace: Cell::new(seed),
         };
@@ -70,6 +74,16 @@ impl Sim {
     /// The machine's disk.
     pub fn disk(&self) -> SimDisk {
         self.shard.disk.clone()
+    }
+
+    /// Lets connections fail from now on.
+    pub fn set_net_faults(&self, faults: NetFaults) {
+        self.shard.net.set_faults(faults);
+    }
+
+    /// How often they have failed.
+    pub fn net_fired(&self) -> NetFired {
+        self.shard.net.fired()
     }
 
     /// Runs `future` to its end; tasks that it leaves behind are dropped.
@@ -117,6 +131,7 @@ pub(in crate::rt) struct SimShard {
     ready: Arc<Mutex<Vec<u64>>>,
     timers: RefCell<Timers>,
     disk: SimDisk,
+    net: SimNet,
     budget: Budget,
     trace: Cell<u64>,
 }
@@ -162,6 +177,7 @@ impl SimShard {
         let main_wake = self.task_wake(MAIN);
         Waker::from(Arc::clone(&main_wake)).wake();
         let mut steps = 0_u64;
+        let mut busy = BTreeSet::new();
         loop {
             if self.disk.is_crashed() {
                 return None;
@@ -172,11 +188,14 @@ impl SimShard {
                 continue;
             };
             steps += 1;
+            if steps > STEPS_AT_ONE_TIME_MAX {
+                busy.insert(self.name_of(id));
+            }
             assert!(
-                steps < STEPS_AT_ONE_TIME_MAX,
-                "[sim-progress] seed {}: {steps} steps and the clock stands still: {}",
+                steps < STEPS_AT_ONE_TIME_MAX + BUSY_STEPS,
+                "[sim-progress] seed {}: {steps} steps and the clock stands still; at last ran \
+                 {busy:?}",
                 self.seed,
-                self.waiting()
             );
             self.note(id);
             if id == MAIN {
@@ -237,6 +256,11 @@ impl SimShard {
             names.len(),
             names.join(", ")
         )
+    }
+
+    fn name_of(&self, id: u64) -> &'static str {
+        let tasks = self.tasks.borrow();
+        tasks.get(&id).map_or("the main future", |task| task.name)
     }
 
     fn poll_task(&self, id: u64) {
@@ -358,6 +382,10 @@ impl SimShard {
 
     pub(in crate::rt) fn disk(&self) -> &SimDisk {
         &self.disk
+    }
+
+    pub(super) fn net(&self) -> &SimNet {
+        &self.net
     }
 
     pub(in crate::rt) fn timer(self: &Rc<Self>, deadline: Instant) -> TimerHandle {

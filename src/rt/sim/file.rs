@@ -61,6 +61,10 @@ impl SimFile {
         // A gigabyte a second, and what the device makes of it.
         let transfer = u64::try_from(bytes.len() / 1000).unwrap_or(u64::MAX);
         shard.delay(20 + transfer, 400 + transfer).await;
+        if self.options.dsync {
+            let stall = shard.disk().flush_stall_micros();
+            shard.delay(stall, stall).await;
+        }
         drop(write);
         Ok(())
     }
@@ -70,7 +74,8 @@ impl SimFile {
         let before = shard.disk().begin_flush(self.inode);
         shard.halt_if_crashed().await;
         let before = before?;
-        shard.delay(50, 1000).await;
+        let stall = shard.disk().flush_stall_micros();
+        shard.delay(50 + stall, 1000 + stall).await;
         shard.disk().complete_flush(self.inode, before);
         Ok(())
     }

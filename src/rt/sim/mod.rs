@@ -1,4 +1,5 @@
-//! The simulated twin of the machine: seeded scheduler, virtual clock, faulty disk, one thread.
+//! The simulated twin of the machine: seeded scheduler, virtual clock, faulty disk and
+//! network, one thread.
 //!
 //! ```text
 //! let disk = SimDisk::new(seed);
@@ -16,6 +17,7 @@
 //! - `changes.rs`: the not yet durable changes of one file, and what a crash makes of them (pure).
 //! - `names.rs`: the not yet durable changes of directories, likewise (pure).
 //! - `file.rs`: open files over the disk, with virtual latency.
+//! - `net.rs`: listeners and connections, late, cut and stalled by the seed.
 //!
 //! Promises: the same seed and program give the same trace (`Sim::trace`).
 
@@ -24,6 +26,7 @@ mod disk;
 mod executor;
 mod file;
 mod names;
+mod net;
 mod rng;
 #[cfg(test)]
 mod sim_tests;
@@ -32,3 +35,5 @@ pub use self::disk::{CrashMode, CrashPoint, DiskOp, Fault, SimDisk};
 pub use self::executor::Sim;
 pub(super) use self::executor::{SimShard, SimTask, TimerHandle, yield_once};
 pub(super) use self::file::SimFile;
+pub use self::net::{NetFaults, NetFired};
+pub(super) use self::net::{SimListener, SimSocket, free_port};

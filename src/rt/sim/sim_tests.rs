@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-use super::{CrashMode, DiskOp, Fault, Sim, SimDisk};
+use bytes::{Bytes, BytesMut};
+
+use super::{CrashMode, DiskOp, Fault, NetFaults, Sim, SimDisk};
 use crate::rt::file::{ALIGNMENT, File, OpenOptions};
+use crate::rt::net::{PortClaim, TcpStream};
 use crate::rt::sync::{Queue, oneshot};
 use crate::rt::{IoBuf, Lane, fs, now, random_u64, sleep, spawn, unix_ms, yield_now};
 
@@ -258,4 +261,70 @@ fn damage_is_seen_at_once() {
         sim.disk().peek("/f").unwrap(),
         [1, 1, 1, 1, 9, 1, 1, 1, 1, 1]
     );
+}
+
+/// Sends numbers over one connection after the other; how many arrived, in their order.
+async fn talk() -> Vec<u8> {
+    let listener = PortClaim::new("127.0.0.1:9092".parse().unwrap()).unwrap();
+    let listener = listener.into_listener().unwrap();
+    let address = listener.local_addr();
+    let taken = spawn(Lane::Network, "taken", async move {
+        let mut taken = Vec::new();
+        for _ in 0..20 {
+            let stream = listener.accept().await.unwrap();
+            let mut bytes = BytesMut::new();
+            while matches!(stream.read_some(&mut bytes).await, Ok(count) if count > 0) {}
+            assert!(
+                bytes
+                    .iter()
+                    .copied()
+                    .eq(0..u8::try_from(bytes.len()).unwrap())
+            );
+            taken.push(u8::try_from(bytes.len()).unwrap());
+        }
+        taken
+    });
+    for _ in 0..20 {
+        let stream = TcpStream::connect(address).await.unwrap();
+        for number in 0..50_u8 {
+            let mut part = [Bytes::from(vec![number])];
+            if stream.write_all_vectored(&mut part).await.is_err() {
+                break;
+            }
+        }
+    }
+    taken.await
+}
+
+#[test]
+fn a_cut_connection_loses_its_end_and_a_stalled_one_nothing() {
+    let sim = Sim::new(5);
+    sim.set_net_faults(NetFaults {
+        cut: Some(100),
+        stall: Some(30),
+    });
+    let arrived = sim.run(talk());
+    assert!(arrived.contains(&50), "{arrived:?}");
+    assert!(arrived.iter().any(|count| *count < 50), "{arrived:?}");
+    let fired = sim.net_fired();
+    assert!(fired.cuts > 0 && fired.stalls > 0, "{fired:?}");
+    let again = Sim::new(6);
+    again.set_net_faults(NetFaults {
+        cut: None,
+        stall: Some(30),
+    });
+    assert_eq!(again.run(talk()), [50; 20]);
+}
+
+#[test]
+fn a_flush_may_take_seconds() {
+    let sim = Sim::new(5);
+    sim.disk().set_slow_flushes(Some(1));
+    let took = sim.run(async {
+        let start = now();
+        fs::write_new("/slow", b"x".to_vec()).await.unwrap();
+        start.elapsed()
+    });
+    assert!(took >= Duration::from_millis(200), "{took:?}");
+    assert_eq!(sim.disk().take_fired()["slow flush"], 1);
 }

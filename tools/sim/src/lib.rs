@@ -1,0 +1,19 @@
+//! Whole brokers with their clients on a simulated machine, seed by seed.
+//!
+//! The broker is the production code from its sockets to its disk; the machine below it (time, the
+//! order of tasks, network, disk) is simulated and fails as the seed says. Clients talk to it in
+//! Kafka's protocol, and checkers hold every answer against everything before it, over crashes.
+//!
+//! - `seed.rs`: one seed from its first life to its last.
+//! - `world.rs`: what its clients share.
+//! - `clients/`, `checkers/`: who asks, and what must hold.
+//! - `wire.rs`: a client's connection. `rng.rs`: choices.
+
+mod checkers;
+mod clients;
+mod rng;
+pub mod seed;
+mod wire;
+mod world;
+
+pub use world::Tally;

@@ -1,0 +1,208 @@
+//! What all clients of one seed share, and what outlives the broker: the checkers' knowledge.
+//!
+//! Runs on: the simulation's thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use corelog::rt;
+
+use crate::checkers::groups::Generations;
+use crate::checkers::offsets::GroupOffsets;
+use crate::checkers::records::{Known, PartitionRecords};
+use crate::rng::Rng;
+use crate::wire::Connection;
+
+/// Where the broker listens.
+pub(crate) const BROKER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
+
+/// Topics that are there for good, and their partitions.
+pub(crate) const TOPICS: [(&str, i32); 2] = [("orders", 3), ("events", 2)];
+
+/// The topic that comes and goes.
+pub(crate) const CHURN: &str = "churn";
+
+/// Producers below this number are idempotent.
+pub(crate) const IDEMPOTENT: u32 = 100;
+
+/// Whether a producer's records have one place each.
+pub(crate) fn is_idempotent(producer: u32) -> bool {
+    producer < IDEMPOTENT
+}
+
+/// A partition that clients use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) topic: &'static str,
+    pub(crate) partition: i32,
+    /// Which topic of that name.
+    pub(crate) incarnation: u32,
+}
+
+impl Place {
+    /// The partitions of the topics that are there for good.
+    pub(crate) fn all() -> Vec<Self> {
+        let of = |(topic, count)| {
+            (0..count).map(move |partition| Self {
+                topic,
+                partition,
+                incarnation: 0,
+            })
+        };
+        TOPICS.into_iter().flat_map(of).collect()
+    }
+}
+
+/// How often things happened that a run must have seen.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// By name.
+    pub counts: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    /// Counts once more.
+    pub fn add(&mut self, what: &str, count: u64) {
+        *self.counts.entry(what.to_owned()).or_default() += count;
+    }
+
+    /// Adds another run's.
+    pub fn merge(&mut self, other: &Self) {
+        for (what, count) in &other.counts {
+            self.add(what, *count);
+        }
+    }
+}
+
+/// See the top of the file.
+pub(crate) struct World {
+    pub(crate) rng: RefCell<Rng>,
+    records: RefCell<BTreeMap<Place, PartitionRecords>>,
+    pub(crate) offsets: RefCell<GroupOffsets>,
+    pub(crate) generations: RefCell<Generations>,
+    pub(crate) tally: RefCell<Tally>,
+    operations: Cell<u64>,
+    producer_ids: RefCell<BTreeSet<i64>>,
+    /// Number of the broker that runs.
+    pub(crate) life: Cell<u32>,
+    is_over: Cell<bool>,
+    has_topics: Cell<bool>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            rng: RefCell::new(Rng::new(seed)),
+            records: RefCell::default(),
+            offsets: RefCell::default(),
+            generations: RefCell::default(),
+            tally: RefCell::default(),
+            operations: Cell::new(0),
+            producer_ids: RefCell::default(),
+            life: Cell::new(0),
+            is_over: Cell::new(false),
+            has_topics: Cell::new(false),
+        }
+    }
+
+    /// Client operations that were answered so far.
+    pub(crate) fn operations(&self) -> u64 {
+        self.operations.get()
+    }
+
+    /// One more, of a kind.
+    pub(crate) fn count(&self, what: &'static str) {
+        self.operations.set(self.operations.get() + 1);
+        self.tally.borrow_mut().add(what, 1);
+    }
+
+    /// A producer got its id.
+    pub(crate) fn on_producer_id(&self, id: i64) {
+        let is_new = self.producer_ids.borrow_mut().insert(id);
+        assert!(
+            is_new,
+            "[producer-id-once] {id} is given to a second producer"
+        );
+    }
+
+    pub(crate) fn below(&self, bound: u64) -> u64 {
+        self.rng.borrow_mut().below(bound)
+    }
+
+    pub(crate) fn chance(&self, n: u64) -> bool {
+        self.rng.borrow_mut().chance(n)
+    }
+
+    pub(crate) fn pick<T: Copy>(&self, choices: &[T]) -> T {
+        self.rng.borrow_mut().pick(choices)
+    }
+
+    /// Clients end when they see this.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.get()
+    }
+
+    pub(crate) fn set_over(&self, is_over: bool) {
+        self.is_over.set(is_over);
+    }
+
+    /// The topics that are there for good were created: from now on they are there.
+    pub(crate) fn on_topics(&self) {
+        self.has_topics.set(true);
+    }
+
+    /// The partition's checker.
+    pub(crate) fn with<R>(&self, place: Place, f: impl FnOnce(&mut PartitionRecords) -> R) -> R {
+        let mut records = self.records.borrow_mut();
+        let Place {
+            topic, partition, ..
+        } = place;
+        f(records
+            .entry(place)
+            .or_insert_with(|| PartitionRecords::new(format!("{topic}-{partition}"))))
+    }
+
+    pub(crate) fn known(&self, place: Place) -> Known {
+        self.with(place, |records| records.known())
+    }
+
+    /// Records acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        let records = self.records.borrow();
+        records.values().map(PartitionRecords::acknowledged).sum()
+    }
+
+    /// A connection, as soon as there are topics to use it for; `None` when it is over.
+    pub(crate) async fn connect(&self) -> Option<Connection> {
+        while !self.has_topics.get() {
+            self.pause().await;
+        }
+        self.connect_anyway().await
+    }
+
+    /// A connection, as soon as the broker accepts one; `None` when it is over.
+    pub(crate) async fn connect_anyway(&self) -> Option<Connection> {
+        while !self.is_over() {
+            if let Ok(connection) = Connection::open(BROKER).await {
+                return Some(connection);
+            }
+            self.pause().await;
+        }
+        None
+    }
+
+    /// A little while before something is tried again.
+    pub(crate) async fn pause(&self) {
+        let millis = 5 + self.below(60);
+        rt::sleep(Duration::from_millis(millis)).await;
+    }
+}
+
+/// An answer says that the request was refused.
+pub(crate) fn refused(code: i16) -> io::Error {
+    io::Error::other(format!("error code {code}"))
+}

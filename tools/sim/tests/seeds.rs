@@ -1,0 +1,35 @@
+//! A few seeds with every `cargo test`; `tools/sim/run` has as many as asked.
+
+use corelog_sim::seed;
+
+/// Client operations of a seed, at least.
+const OPERATIONS: u64 = 2_000;
+
+/// Runs seeds one after the other; each says how to run it again.
+fn run(seeds: std::ops::Range<u64>) {
+    let mut acknowledged = 0;
+    for seed in seeds {
+        println!("seed {seed}; again: tools/sim/run --from {seed} --seeds 1");
+        let outcome = seed::run(seed, OPERATIONS);
+        assert!(outcome.operations >= OPERATIONS, "{outcome:?}");
+        acknowledged += outcome.acknowledged;
+    }
+    assert!(acknowledged > 0);
+}
+
+#[test]
+fn seeds_find_nothing() {
+    run(0..8);
+}
+
+#[test]
+fn more_seeds_find_nothing() {
+    run(8..16);
+}
+
+#[test]
+fn the_same_seed_does_the_same_and_another_seed_another() {
+    let first = seed::run(3, 300);
+    assert_eq!(first.trace, seed::run(3, 300).trace);
+    assert_ne!(first.trace, seed::run(4, 300).trace);
+}
