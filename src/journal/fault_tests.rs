@@ -618,6 +618,38 @@ fn full_ring_holds_data_back_in_order_and_lets_control_entries_through() {
 }
 
 #[test]
+fn the_block_that_a_checkpoint_starts_with_is_kept_while_others_are_placed() {
+    let disk = new_disk();
+    life(&disk, async {
+        let journal = open().await;
+        journal.grown().await.expect("makes the files");
+        append_blocks(&journal, 0..3).await;
+        // its block is placed while the checkpoint, which starts before it, is being written
+        append(&journal, 3, 100).await.expect("works");
+        journal
+            .write_checkpoint(Position(3), Vec::new())
+            .await
+            .expect("writes");
+        let log_start = || Entry {
+            kind: EntryKind::LogStart,
+            ..entry(4, 0)
+        };
+        let wait = Duration::from_millis(20);
+        while let Some(reserved) = timeout(wait, journal.reserve_control(0)).await {
+            let position = journal
+                .enqueue(reserved.expect("works"), Owner(0), log_start())
+                .expect("works");
+            journal.durable(position).await.expect("works");
+        }
+        assert!(journal.fill() > 0.9, "the ring went around");
+    });
+    disk.crash(CrashMode::Keep);
+    let (found, damage, _) = life(&disk, replay());
+    assert_eq!(damage, Vec::<String>::new());
+    assert_eq!(found[..2], [2, 3], "all that the checkpoint needs");
+}
+
+#[test]
 fn a_power_failure_while_a_ring_is_made_anew_is_no_damage() {
     let whole = disk_with_ten_blocks(Duration::ZERO);
     let mut ends = 0;

@@ -409,7 +409,7 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let shared = self.shared();
         let _only_one = shared.checkpoint_lock.acquire(1).await;
-        let (pin, anchor, file_count) = {
+        let (anchor, file_count) = {
             let mut state = shared.state.borrow_mut();
             if let Phase::Failed(error) = &state.phase {
                 return Err(error.clone());
@@ -423,10 +423,10 @@ impl Journal {
             let file_count = u32::try_from(state.files.len()).unwrap_or(u32::MAX);
             let anchor = state.ring.anchor_for(pin.0);
             if breaks::is_on(Break::RingReusedBeforeCheckpoint) {
-                state.ring.free_to(pin.0);
+                state.ring.free_to(anchor);
                 state.waiters.wake_first();
             }
-            (pin, anchor, file_count)
+            (anchor, file_count)
         };
         let ring = shared.ring_id;
         let checkpoint = Checkpoint {
@@ -438,7 +438,7 @@ impl Journal {
         };
         checkpoint_file::write(&shared.dir, &checkpoint).await?;
         let mut state = shared.state.borrow_mut();
-        state.ring.free_to(pin.0);
+        state.ring.free_to(anchor);
         state.waiters.wake_first();
         Ok(())
     }

@@ -306,24 +306,23 @@ impl Ring {
 
     /// Where replay must start so that it meets every entry from number `entry` on.
     pub fn anchor_for(&self, entry: u64) -> Anchor {
-        self.mark_for(entry).anchor
-    }
-
-    fn mark_for(&self, entry: u64) -> Mark {
         let after = self.marks.partition_point(|mark| mark.first_entry <= entry);
-        self.marks[after.saturating_sub(1)]
+        self.marks[after.saturating_sub(1)].anchor
     }
 
-    /// Frees what lies before `anchor_for(entry)`; a durable checkpoint names that anchor.
-    pub fn free_to(&mut self, entry: u64) {
-        let mark = self.mark_for(entry);
-        while self
-            .marks
-            .front()
-            .is_some_and(|front| front.anchor != mark.anchor)
-        {
+    /// Frees what lies before `anchor`, which a durable checkpoint names. It is not looked up
+    /// again by its entry: blocks that were placed since would move it.
+    pub fn free_to(&mut self, anchor: Anchor) {
+        // by its block: an empty ring that went back to its start has moved the place
+        let is_before = |mark: &Mark| mark.anchor.link.sequence < anchor.link.sequence;
+        while self.marks.front().is_some_and(is_before) {
             self.marks.pop_front();
         }
+        let mark = *self.marks.front().expect("[ring-live] there is a mark");
+        assert!(
+            mark.anchor.link == anchor.link,
+            "[checkpoint-first] the mark that a checkpoint names stays until it is freed to"
+        );
         while self.spans.front().is_some_and(|span| span.id < mark.span) {
             self.spans.pop_front();
         }

@@ -27,8 +27,10 @@ struct Model {
     first_entries: Vec<u64>,
     live: Vec<Written>,
     owner: HashMap<(u32, u64), u64>,
-    /// Entries before this one were freed; a pin never goes back.
-    freed: u64,
+    /// Entries before this one were given up; a pin never goes back.
+    given_up: u64,
+    /// What a checkpoint names that is being written.
+    named: Option<Anchor>,
 }
 
 impl Model {
@@ -42,7 +44,8 @@ impl Model {
             first_entries: vec![0],
             live: Vec::new(),
             owner: HashMap::new(),
-            freed: 0,
+            given_up: 0,
+            named: None,
         }
     }
 
@@ -107,13 +110,30 @@ impl Model {
         self.link = self.link.next(u32::try_from(sequence).expect("few"));
     }
 
-    fn free(&mut self, entry: u64) {
-        let entry = entry.max(self.freed);
-        self.freed = entry;
+    /// A checkpoint begins to be written: one at a time.
+    fn name(&mut self, entry: u64) {
+        if self.named.is_some() {
+            return;
+        }
+        let entry = entry.max(self.given_up);
+        self.given_up = entry;
         let anchor = self.ring.anchor_for(entry);
         let first = self.first_entries[usize::try_from(anchor.link.sequence).expect("few") - 1];
         assert!(first <= entry, "the anchor skips entry {entry}");
-        self.ring.free_to(entry);
+        self.named = Some(anchor);
+    }
+
+    fn name_head(&mut self) {
+        self.ring.mark_head(self.next_entry, self.link);
+        self.name(self.next_entry);
+    }
+
+    /// The checkpoint is durable.
+    fn free_named(&mut self) {
+        let Some(anchor) = self.named.take() else {
+            return;
+        };
+        self.ring.free_to(anchor);
         self.live
             .retain(|block| block.sequence >= anchor.link.sequence);
         if let Some(oldest) = self.live.first() {
@@ -121,13 +141,34 @@ impl Model {
                 oldest.sequence, anchor.link.sequence,
                 "the anchor names a needed block"
             );
-            assert_eq!(oldest.slot, anchor.slot);
+            assert!(oldest.slot == anchor.slot || oldest.slot.offset == FILE_START);
+        }
+        self.check_needed();
+    }
+
+    fn check_needed(&self) {
+        let frees: Vec<Free> = self.ring.free().collect();
+        for block in &self.live {
+            let is_free = frees.iter().any(|free| {
+                free.slot.file == block.slot.file
+                    && free.slot.offset < block.slot.offset + block.len
+                    && block.slot.offset < free.slot.offset + free.len
+            });
+            let sequence = block.sequence;
+            assert!(!is_free, "[ring-live] needed block {sequence} is free");
         }
     }
 
+    fn free(&mut self, entry: u64) {
+        self.free_named();
+        self.name(entry);
+        self.free_named();
+    }
+
     fn free_all(&mut self) {
-        self.ring.mark_head(self.next_entry, self.link);
-        self.free(self.next_entry);
+        self.free_named();
+        self.name_head();
+        self.free_named();
         assert!(self.live.is_empty(), "everything can be freed exactly");
     }
 
@@ -142,6 +183,10 @@ enum Op {
     Queue { which: usize },
     GiveBack { which: usize },
     Place { count: usize, saved: u64 },
+    PlaceEmpty,
+    Name { back: u64 },
+    NameHead,
+    FreeNamed,
     Free { back: u64 },
     FreeAll,
     AddFile { pages: u64 },
@@ -154,6 +199,10 @@ fn any_op(largest: u64) -> impl Strategy<Value = Op> {
         6 => any::<usize>().prop_map(|which| Op::Queue { which }),
         1 => any::<usize>().prop_map(|which| Op::GiveBack { which }),
         4 => (1_usize..6, 0_u64..8).prop_map(|(count, saved)| Op::Place { count, saved }),
+        1 => Just(Op::PlaceEmpty),
+        1 => (0_u64..4).prop_map(|back| Op::Name { back }),
+        1 => Just(Op::NameHead),
+        1 => Just(Op::FreeNamed),
         2 => (0_u64..40).prop_map(|back| Op::Free { back }),
         1 => Just(Op::FreeAll),
         1 => (17_u64..40).prop_map(|pages| Op::AddFile { pages }),
@@ -181,10 +230,14 @@ fn apply(model: &mut Model, op: Op) {
             model.ring.release(charge);
         }
         Op::Place { count, saved } => model.place(count, saved),
+        Op::PlaceEmpty if model.ring.has_room_for_empty_block() => model.write(PAGE, 0),
+        Op::Name { back } => model.name(model.next_entry.saturating_sub(back)),
+        Op::NameHead => model.name_head(),
+        Op::FreeNamed => model.free_named(),
         Op::Free { back } => model.free(model.next_entry.saturating_sub(back)),
         Op::FreeAll => model.free_all(),
         Op::AddFile { pages } if model.ring.file_count() < 5 => model.ring.add_file(pages * PAGE),
-        Op::Queue { .. } | Op::GiveBack { .. } | Op::AddFile { .. } => {}
+        Op::Queue { .. } | Op::GiveBack { .. } | Op::PlaceEmpty | Op::AddFile { .. } => {}
     }
 }
 
@@ -282,6 +335,27 @@ fn ring_wraps_into_what_was_freed_of_the_oldest_file() {
         Some(7 * PAGE),
         "up to the oldest needed block"
     );
+}
+
+#[test]
+fn empty_ring_may_go_back_to_its_start_while_a_checkpoint_is_written() {
+    let mut model = Model::new(FILE_START + 16 * PAGE, PAGE);
+    let write = |model: &mut Model, pages| {
+        assert!(model.try_grant(pages * PAGE, RoomClass::Data));
+        model.queued.append(&mut model.granted);
+        model.place(1, 0);
+    };
+    write(&mut model, 8);
+    model.free_all();
+    model.name_head();
+    // eight pages are free on either side of the head
+    write(&mut model, 9);
+    assert_eq!(model.live[0].slot.offset, FILE_START);
+    model.free_named();
+    assert_eq!(model.live_bytes(), 9 * PAGE, "it is still needed");
+    assert!(!model.ring.is_empty());
+    model.free_all();
+    assert!(model.ring.is_empty());
 }
 
 #[test]
