@@ -98,21 +98,30 @@ pub struct Journaled {
     pub lacks_checkpoint: bool,
     /// The first entry's segment.
     first_segment: Option<Offset>,
+    /// Segment and position of the first bytes.
+    begins_at: Option<(Offset, FilePosition)>,
     /// The next segment of which there are entries.
     next_segment: Option<Offset>,
     log_start: Offset,
 }
 
 impl Journaled {
-    /// Whether the journals have nothing of it.
-    pub const fn is_empty(&self) -> bool {
-        self.record.is_none() && self.first_segment.is_none()
+    /// Whether the journals have all of it, from its first record on: nothing was in files.
+    pub fn is_whole(&self) -> bool {
+        let in_files = |record: &LogCheckpoint| {
+            record.segment_base > Offset::ZERO || record.destaged_position > 0
+        };
+        !self.record.as_ref().is_some_and(in_files) && self.begins_at == Some((Offset::ZERO, 0))
     }
 
     /// Takes one entry in, in the order of the journal.
     pub fn include(&mut self, entry: &Entry) {
         if entry.kind == EntryKind::LogStart {
             self.log_start = self.log_start.max(entry.base_offset);
+        }
+        if matches!(entry.kind, EntryKind::Append | EntryKind::Carry) {
+            let place = (entry.segment_base, entry.file_position);
+            self.begins_at.get_or_insert(place);
         }
         let first = *self.first_segment.get_or_insert(entry.segment_base);
         if entry.segment_base > first {

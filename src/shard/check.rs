@@ -272,8 +272,8 @@ impl Check<'_> {
         }
         for (id, dir) in known {
             let journaled = self.journaled.remove(&id).unwrap_or_default();
-            // a power failure may take a directory of which nothing is but in the journal
-            if !left.remove(&dir) && journaled.is_empty() {
+            // a power failure may take a directory while all of it is in the journal
+            if !left.remove(&dir) && !journaled.is_whole() {
                 let what = "the partition has no directory: a start makes it empty";
                 let finding = Finding::whole(&dir, &what, Cure::Restore);
                 self.report

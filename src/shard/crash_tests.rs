@@ -261,15 +261,23 @@ fn broken_off(seed: u64, at: u64) -> (SimDisk, World, Option<CrashPoint>) {
 }
 
 /// What lies there may be unfinished, and is never damaged.
-async fn look(visited: &mut Visited) {
+async fn look(visited: &mut Visited, world: &World) {
     if !fs::exists("/data/corelog.json").await.expect("looks") {
         return; // the first start has not come as far as to make it ours
     }
     let report = check::run(Path::new("/data")).await;
-    // that of a partition without records may not be durable yet
-    let is_fine = |f: &Finding| f.cure == Cure::Broker || f.what.contains("has no directory");
-    let worse = report.findings.iter();
-    let worse: Vec<_> = worse.filter(|(_, found)| !is_fine(found)).collect();
+    // the directory of a partition without records may not be durable yet
+    let may_lack = |name: &str| {
+        let (topic, index) = name.rsplit_once('-').expect("a topic and a number");
+        let index: usize = index.parse().expect("a number");
+        let topic = world.topics.get(topic);
+        topic.is_none_or(|topic| topic.partitions[index].durable_end == 0)
+    };
+    let is_fine = |(name, found): &&(Option<String>, Finding)| {
+        found.cure == Cure::Broker
+            || found.what.contains("has no directory") && name.as_deref().is_some_and(may_lack)
+    };
+    let worse: Vec<_> = report.findings.iter().filter(|f| !is_fine(f)).collect();
     assert!(worse.is_empty(), "{worse:?}");
     let dir = Path::new("/data/journal/shard-000");
     if fs::exists(dir).await.expect("looks") {
@@ -361,14 +369,7 @@ fn the_power_may_fail_at_every_change_of_a_life() {
         Some(case) => return drop(visit(&asked, [case.at])),
         None => length_of_script(asked.seed) + 1,
     };
-    let visited = std::thread::scope(|scope| {
-        let halves = [1, 2].map(|first| {
-            let asked = &asked;
-            scope.spawn(move || visit(asked, (first..=last).step_by(2)))
-        });
-        halves.map(|half| half.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    });
-    let visited = visited.into_iter().fold(Visited::default(), Visited::and);
+    let visited = on_two_threads(|half| visit(&asked, (1..=last).skip(half).step_by(2)));
     visited.check();
 }
 
@@ -389,7 +390,7 @@ fn visit(asked: &Asked, changes: impl IntoIterator<Item = u64>) -> Visited {
             let disk = disk.copy();
             attempt(case, point.as_ref(), || {
                 disk.crash(mode);
-                life(&disk, case.seed_of(0), look(&mut visited));
+                life(&disk, case.seed_of(0), look(&mut visited, &world));
                 let world = shared(&world);
                 if asked.is_thorough(at) {
                     recover_twice(case, &disk, &world);
@@ -403,50 +404,73 @@ fn visit(asked: &Asked, changes: impl IntoIterator<Item = u64>) -> Visited {
     visited
 }
 
-/// Every change of the start after it.
+/// Every change of the start after it; on two threads.
 #[test]
 fn the_power_may_fail_at_every_change_of_the_start_after_it() {
     let asked = Asked::read();
     let points: Vec<(u64, CrashMode)> = match asked.only {
         Some(case) if case.again.is_none() => return,
-        Some(case) => vec![(case.at, case.mode)],
+        Some(case) => return drop(visit_starts(&asked, [(case.at, case.mode)])),
         None => asked.sample(length_of_script(asked.seed) + 1),
     };
+    let visited = on_two_threads(|half| {
+        let points = points.iter().skip(half).step_by(2);
+        visit_starts(&asked, points.copied())
+    });
+    say(&visited.told());
+    assert!(visited.kinds.len() == 4 && visited.acknowledged > 80);
+}
+
+fn visit_starts(asked: &Asked, points: impl IntoIterator<Item = (u64, CrashMode)>) -> Visited {
     let mut visited = Visited::default();
     for (at, mode) in points {
         let (disk, world, _) = broken_off(asked.seed, at);
         disk.crash(mode);
-        let first = asked
-            .only
-            .and_then(|only| only.again)
-            .map_or(1, |(at, _)| at);
-        for again in first.. {
-            let mut is_over = false;
-            for (mode_again, _) in asked.modes_again(at + again) {
-                let case = Case {
-                    seed: asked.seed,
-                    at,
-                    mode,
-                    again: Some((again, mode_again)),
-                };
-                let disk = disk.copy();
-                let point = attempt(case, None, || start_until(case, &disk, again));
-                let Some(point) = point else {
-                    is_over = true;
-                    break;
-                };
-                visited.note(&world, Some(&point));
-                attempt(case, Some(&point), || {
-                    disk.crash(mode_again);
-                    recover_and_stop(case, &disk, &shared(&world), true);
-                });
-            }
-            if is_over || asked.only.is_some() {
-                break;
-            }
+        let only = asked.only.and_then(|only| only.again);
+        let mut again = only.map_or(1, |(at, _)| at);
+        while visit_start(asked, (at, mode, again), (&disk, &world), &mut visited) {
+            again += 1;
         }
     }
-    say(&visited.told());
+    visited
+}
+
+/// Lets a start end at its change `again`; whether there is one to go on with.
+fn visit_start(
+    asked: &Asked,
+    (at, mode, again): (u64, CrashMode, u64),
+    (disk, world): (&SimDisk, &World),
+    visited: &mut Visited,
+) -> bool {
+    for (mode_again, _) in asked.modes_again(at + again) {
+        let case = Case {
+            seed: asked.seed,
+            at,
+            mode,
+            again: Some((again, mode_again)),
+        };
+        let disk = disk.copy();
+        let point = attempt(case, None, || start_until(case, &disk, again));
+        let Some(point) = point else {
+            return false;
+        };
+        visited.note(world, Some(&point));
+        attempt(case, Some(&point), || {
+            disk.crash(mode_again);
+            recover_and_stop(case, &disk, &shared(world), true);
+        });
+    }
+    asked.only.is_none()
+}
+
+/// Both halves of what is visited.
+fn on_two_threads(half: impl Fn(usize) -> Visited + Sync) -> Visited {
+    let halves = std::thread::scope(|scope| {
+        let half = &half;
+        let halves = [0, 1].map(|number| scope.spawn(move || half(number)));
+        halves.map(|half| half.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    halves.into_iter().fold(Visited::default(), Visited::and)
 }
 
 // ---------------------------------------------------------------------- what was found so
@@ -475,11 +499,9 @@ fn a_deleted_topic_is_not_adopted_again_though_the_file_with_its_id_is_gone() {
         life(&disk, seed + 100, async {
             let (shard, _running) = start().await;
             delete(&world, &shard, "gone").await;
-            // its files go, and somebody flushes the directory that it was in
-            sleep(Duration::from_millis(seed)).await;
-            fs::sync_dir("/data/topics").await.expect("flushes");
+            sleep(Duration::from_millis(100)).await; // its files go
         });
-        disk.crash([CrashMode::Lose, CrashMode::Torn][usize::from(seed % 3 > 0)]);
+        disk.crash(CrashMode::Torn);
         life(&disk, seed + 200, async {
             let (shard, _running) = start().await;
             verify(&world, &shard).await;
