@@ -239,8 +239,10 @@ fn an_index_that_does_not_fit_is_made_anew_while_the_broker_runs() {
     client::wait_until("it is made anew", || {
         std::fs::read(&path).expect("there") == whole
     });
-    let said = broker.said();
-    assert!(said.contains("the segment is indexed again"), "{said}");
+    // the line comes after the file
+    client::wait_until("it is told", || {
+        broker.said().contains("the segment is indexed again")
+    });
     assert_eq!(told(&broker), Vec::<Value>::new());
     check(&broker, 0, 0, RECORDS);
 }

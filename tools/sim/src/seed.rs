@@ -342,7 +342,7 @@ async fn live(
         };
     while world.operations() < target && rt::now() < deadline {
         rt::sleep(Duration::from_millis(5)).await;
-        if trouble == Trouble::Full && world.chance(400) {
+        if trouble == Trouble::Full && world.chance(30) {
             fill_up(world, disk).await;
         }
         if let Some(outcome) = &*broker.outcome.borrow() {
