@@ -66,6 +66,8 @@ pub(crate) struct Changed {
     /// The first entry that was carried since the last checkpoint: what is pinned from there on
     /// need not be carried again before the next.
     carried: Cell<Option<Position>>,
+    /// The last entry that was carried.
+    last_carry: Cell<Option<Position>>,
     /// What was destaged since the last checkpoint began.
     since: Cell<Round>,
     checkpoint_due: Notify,
@@ -299,6 +301,7 @@ async fn carry(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<bool, Err
         partition.log().on_carried(position);
         let first = shard.changed.carried.get().unwrap_or(position);
         shard.changed.carried.set(Some(first));
+        shard.changed.last_carry.set(Some(position));
         return Ok(true);
     }
     drop(reservation);
@@ -367,6 +370,10 @@ async fn checkpoint(shard: &Rc<Shard>, wanted: Wanted) -> Result<(), CheckpointE
     drop(flushed);
     if shard.storage.has_failed() {
         return Ok(()); // a log that failed meanwhile has told nothing: its record stays
+    }
+    // A log is pinned from its carry on: what that replaces goes only when the carry is durable.
+    if let Some(last) = shard.changed.last_carry.get() {
+        shard.journal.durable(last).await?;
     }
     shard.journal.write_checkpoint(pin, records).await?;
     for partition in partitions {
