@@ -6,7 +6,7 @@
 //! Limits: one entry a partition; `PARTITIONS_PER_BROKER_MAX` for all shards.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,7 +42,8 @@ pub(crate) struct Partitions {
     /// Held while partitions are opened and dropped: one at a time [one-log].
     turn: Semaphore,
     by_id: RefCell<HashMap<TopicPartition, Rc<Partition>>>,
-    by_owner: RefCell<HashMap<Owner, Rc<Partition>>>,
+    /// In the order in which they were opened.
+    by_owner: RefCell<BTreeMap<Owner, Rc<Partition>>>,
     next_owner: Cell<u64>,
     /// Partitions that are at home here and could not be opened, and why.
     offline: RefCell<HashMap<TopicPartition, String>>,
@@ -95,9 +96,7 @@ impl Partitions {
 
     /// All of them, in the order in which they were opened: a simulated run can be repeated.
     pub(crate) fn all(&self) -> Vec<Rc<Partition>> {
-        let mut all: Vec<Rc<Partition>> = self.by_id.borrow().values().cloned().collect();
-        all.sort_unstable_by_key(|partition| partition.owner());
-        all
+        self.by_owner.borrow().values().cloned().collect()
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -37,3 +37,4 @@ pub(super) use self::executor::{SimShard, SimTask, TimerHandle, yield_once};
 pub(super) use self::file::SimFile;
 pub use self::net::{NetFaults, NetFired};
 pub(super) use self::net::{SimListener, SimSocket, free_port};
+pub use self::rng::Rng;

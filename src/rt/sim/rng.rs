@@ -1,17 +1,20 @@
-//! The simulator's random numbers: small, fast, and the same everywhere for the same seed.
+//! The simulator's random numbers, and those of simulated clients: small, fast, and the same
+//! everywhere for the same seed.
 //!
 //! Pure: no async, no clock, no IO.
 
 /// `SplitMix64`: one 64-bit state, every output a mix of it.
 #[derive(Clone, Debug)]
-pub(super) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Self {
+    /// A sequence of its own for every seed.
+    pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    /// The next number.
+    pub const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -20,18 +23,18 @@ impl Rng {
     }
 
     /// A number below `bound`, which is not zero.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub const fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
     /// An index into something of `len` elements, which is not zero.
-    pub(super) fn index(&mut self, len: usize) -> usize {
+    pub fn index(&mut self, len: usize) -> usize {
         let bound = u64::try_from(len).unwrap_or(u64::MAX);
         usize::try_from(self.below(bound)).unwrap_or(0)
     }
 
     /// True once in `n` times.
-    pub(super) fn chance(&mut self, n: u64) -> bool {
+    pub const fn chance(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }

@@ -7,11 +7,10 @@
 //! - `seed.rs`: one seed from its first life to its last.
 //! - `world.rs`: what its clients share.
 //! - `clients/`, `checkers/`: who asks, and what must hold.
-//! - `wire.rs`: a client's connection. `rng.rs`: choices.
+//! - `wire.rs`: a client's connection.
 
 mod checkers;
 mod clients;
-mod rng;
 pub mod seed;
 mod wire;
 mod world;

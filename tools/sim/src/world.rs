@@ -9,11 +9,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use corelog::rt;
+use corelog::rt::sim::Rng;
 
 use crate::checkers::groups::Generations;
 use crate::checkers::offsets::GroupOffsets;
 use crate::checkers::records::{Known, PartitionRecords};
-use crate::rng::Rng;
 use crate::wire::Connection;
 
 /// Where the broker listens.
@@ -78,6 +78,11 @@ impl Tally {
     }
 }
 
+/// What the clients choose by: of the seed, and apart from the machine's own choices.
+pub(crate) const fn clients_rng(seed: u64) -> Rng {
+    Rng::new(seed ^ 0x5EED_0FC1_1E41_75AA)
+}
+
 /// See the top of the file.
 pub(crate) struct World {
     pub(crate) rng: RefCell<Rng>,
@@ -96,7 +101,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            rng: RefCell::new(Rng::new(seed)),
+            rng: RefCell::new(clients_rng(seed)),
             records: RefCell::default(),
             offsets: RefCell::default(),
             generations: RefCell::default(),
@@ -138,7 +143,7 @@ impl World {
     }
 
     pub(crate) fn pick<T: Copy>(&self, choices: &[T]) -> T {
-        self.rng.borrow_mut().pick(choices)
+        choices[self.rng.borrow_mut().index(choices.len())]
     }
 
     /// Clients end when they see this.

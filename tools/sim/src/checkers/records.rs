@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use crate::rng::Rng;
+use crate::world::clients_rng;
 
 /// Bytes of a record beside its name.
 const FILLING_BYTES_MAX: usize = 4 << 10;
@@ -33,18 +33,14 @@ impl RecordId {
     /// A part of a long row of bytes: its place and its length follow from the record's name.
     fn filling(self) -> &'static [u8] {
         static ROW: LazyLock<Vec<u8>> = LazyLock::new(|| {
-            let mut rng = Rng::new(0);
+            let mut rng = clients_rng(0);
             let mut row = Vec::new();
             row.resize_with(FILLING_BYTES_MAX * 2, || rng.next().to_le_bytes()[0]);
             row
         });
         let name = u64::from(self.producer) << 32 | u64::from(self.number);
-        let mut rng = Rng::new(name);
-        let mut below = |bound: usize| {
-            let bound = u64::try_from(bound).expect("small");
-            usize::try_from(rng.below(bound)).expect("small")
-        };
-        let (from, length) = (below(FILLING_BYTES_MAX), below(FILLING_BYTES_MAX));
+        let mut rng = clients_rng(name);
+        let (from, length) = (rng.index(FILLING_BYTES_MAX), rng.index(FILLING_BYTES_MAX));
         ROW.get(from..from + length).expect("within the row")
     }
 
