@@ -24,7 +24,7 @@ use crate::rt::{File, OpenOptions, SharedFile};
 
 /// Space ahead of the data up to which deleted segments are kept for new ones. What of it is not
 /// filled by then, a stop has to give back.
-const SPARE_BYTES_MAX: u64 = 2 << 30;
+const SPARE_BYTES_MAX: u64 = 4 << 30;
 
 /// Number of a log within its shard, never used twice.
 pub type LogNumber = u64;

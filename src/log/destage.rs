@@ -9,25 +9,23 @@
 //! written and not flushed.
 //!
 //! Sealing a rolled segment, in this order: (1) its last bytes, the last block padded with zeros;
-//! (2) truncate to the exact length; (3) fdatasync; (4) index files, exact, and the producer
-//! snapshot of the next segment's base; (5) close. Only then may a buffered descriptor on it exist.
-//! A crash between any two of them leaves what the journal brings again, because the checkpoint
-//! still names the segment.
+//! (2) truncate to the exact length; (3) fdatasync, and side by side with it what the index files
+//! lack, their exact length, and the producer snapshot of the next segment's base; (4) close. Only
+//! then may a buffered descriptor on it exist. A crash between any two of them leaves what the
+//! journal brings again, because the checkpoint still names the segment.
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use futures_util::future::{FutureExt as _, try_join3};
+use futures_util::future::{FutureExt as _, join, try_join_all, try_join3};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::checkpoint::{LogCheckpoint, align_down, align_up};
 use super::error::Error;
 use super::file_names::FileKind;
-use super::indexer::Indexer;
 use super::leader_epochs;
 use super::log::{Log, include_producer};
 use super::offset_index;
-use super::open::write_indexes;
 use super::producer_snapshot;
 use super::reclaim::cut_end;
 use super::segments::SealedSegment;
@@ -259,7 +257,7 @@ impl Log {
             .context
             .open_direct(self.key(base), &path, true)
             .await?;
-        self.flush(&file, base).await?;
+        self.flush(&file, base, IndexEnd::Open).await?;
         self.unflushed.set(Unflushed::Nothing);
         Ok(())
     }
@@ -278,15 +276,16 @@ impl Log {
             (segment.is_created, segment.allocated_end)
         };
         if !is_created {
+            let mut dirs = Vec::from_iter(spare_dir); // it has one name from here on
             if !self.is_closing.get() && !breaks::is_on(Break::DirectoryNotSynced) {
-                fs::sync_dir(&self.dir).await?;
-                if let Some(parent) = self.dir.parent() {
-                    fs::sync_dir(parent).await?;
-                }
+                dirs.extend(
+                    [Some(self.dir.as_path()), self.dir.parent()]
+                        .into_iter()
+                        .flatten()
+                        .map(PathBuf::from),
+                );
             }
-            if let Some(dir) = spare_dir {
-                fs::sync_dir(&dir).await?; // it has one name from here on
-            }
+            try_join_all(dirs.iter().map(fs::sync_dir)).await?;
             self.state.borrow_mut().oldest_open_mut().is_created = true;
         }
         if end > allocated_end {
@@ -383,7 +382,7 @@ impl Log {
 
     /// Flushes the segment, and appends the entries that are not in the index files yet, flushed
     /// too.
-    async fn flush(&self, file: &File, base: Offset) -> Result<(), Error> {
+    async fn flush(&self, file: &File, base: Offset, end: IndexEnd) -> Result<(), Error> {
         let (offsets, times, counts) = {
             let state = self.state.borrow();
             let indexer = state
@@ -391,16 +390,14 @@ impl Log {
                 .indexer
                 .as_ref()
                 .expect("load_indexer came first");
+            let counts = (indexer.offsets().count(), indexer.times().count());
             let (offsets_from, times_from) = state.index_counts();
-            let start = offsets_from * offset_index::ENTRY_BYTES;
-            let offsets = IndexBlock::new(start, |first| indexer.offsets().encode_from(first), 8);
-            let start = times_from * time_index::ENTRY_BYTES;
-            let times = IndexBlock::new(start, |first| indexer.times().encode_from(first), 12);
-            (
-                offsets,
-                times,
-                (indexer.offsets().count(), indexer.times().count()),
-            )
+            let encode = |first| indexer.offsets().encode_from(first);
+            let offsets =
+                IndexTail::new((offsets_from, counts.0), offset_index::ENTRY_BYTES, encode);
+            let encode = |first| indexer.times().encode_from(first);
+            let times = IndexTail::new((times_from, counts.1), time_index::ENTRY_BYTES, encode);
+            (offsets, times, counts)
         };
         let data = async {
             if breaks::is_on(Break::CheckpointBeforeDestageFlush) {
@@ -408,8 +405,8 @@ impl Log {
             }
             file.fdatasync().await.map_err(Error::from)
         };
-        let offsets = self.write_index(base, FileKind::OffsetIndex, offsets);
-        let times = self.write_index(base, FileKind::TimeIndex, times);
+        let offsets = self.write_index(base, FileKind::OffsetIndex, offsets, end);
+        let times = self.write_index(base, FileKind::TimeIndex, times, end);
         try_join3(data, offsets, times).await?;
         self.state.borrow_mut().set_index_counts(counts);
         Ok(())
@@ -419,19 +416,25 @@ impl Log {
         &self,
         base: Offset,
         kind: FileKind,
-        block: Option<IndexBlock>,
+        tail: IndexTail,
+        end: IndexEnd,
     ) -> Result<(), Error> {
-        let Some(IndexBlock { position, bytes }) = block else {
+        if tail.bytes.is_empty() && end == IndexEnd::Open {
             return Ok(());
-        };
+        }
         let file = File::open(self.path(base, kind), &OpenOptions::direct().create()).await?;
-        let mut buffer = IoBuf::alloc(bytes.len()).await;
-        let len = buffer.len();
-        fill(&mut buffer, &[Bytes::from(bytes)], len);
-        file.write_at(buffer, len, position).await?;
+        if !tail.bytes.is_empty() {
+            let mut buffer = IoBuf::alloc(tail.bytes.len()).await;
+            let len = buffer.len();
+            fill(&mut buffer, &[Bytes::from(tail.bytes)], len);
+            file.write_at(buffer, len, tail.position).await?;
+        }
+        if end == IndexEnd::Exact {
+            file.truncate(tail.end).await?;
+        }
         file.fdatasync().await?;
         file.close().await?;
-        if position == 0 {
+        if tail.position == 0 {
             fs::sync_dir(&self.dir).await?;
         }
         Ok(())
@@ -467,7 +470,7 @@ impl Log {
 
     /// Closes the oldest open segment, all of whose bytes are in its file, for good.
     async fn seal(&self, base: Offset) -> Result<(), Error> {
-        let (indexer, snapshot, size_bytes, next_base) = {
+        let (max_timestamp, snapshot, size_bytes, next_base) = {
             let mut state = self.state.borrow_mut();
             let next_base = state.oldest_open_end();
             assert!(
@@ -478,17 +481,23 @@ impl Log {
             let segment = state.oldest_open_mut();
             let indexer = segment.indexer.as_mut().expect("load_indexer came first");
             indexer.finish();
-            (indexer.clone(), snapshot, segment.end_position, next_base)
+            let max_timestamp = indexer.max_timestamp();
+            (max_timestamp, snapshot, segment.end_position, next_base)
         };
-        self.finish_files(base, size_bytes, &indexer).await?;
-        fs::write_atomic(self.path(next_base, FileKind::Snapshot), snapshot).await?;
+        let snapshot_path = self.path(next_base, FileKind::Snapshot);
+        let snapshot = fs::write_atomic(snapshot_path, snapshot);
+        // both to their ends: what a dropped call has begun would go on behind the next try
+        let (finished, kept) = join(self.finish_files(base, size_bytes), snapshot).await;
+        finished?;
+        kept?;
+        self.context.close(self.key(base)).await?;
         let mut state = self.state.borrow_mut();
         state.open.pop_front();
         state.sealed.push(SealedSegment {
             base_offset: base,
             next_offset: next_base,
             size_bytes,
-            max_timestamp: Some(indexer.max_timestamp()),
+            max_timestamp: Some(max_timestamp),
         });
         state.destaged = LogCheckpoint {
             producers: std::mem::take(&mut state.destaged.producers),
@@ -505,8 +514,8 @@ impl Log {
         Ok(())
     }
 
-    /// Exact length, exact indexes, closed.
-    async fn finish_files(&self, base: Offset, size: u64, indexer: &Indexer) -> Result<(), Error> {
+    /// Exact length, exact indexes, durably.
+    async fn finish_files(&self, base: Offset, size: u64) -> Result<(), Error> {
         let path = self.path(base, FileKind::Log);
         let file = self
             .context
@@ -515,11 +524,9 @@ impl Log {
         let end = self.state.borrow().oldest_open().allocated_end;
         cut_end(&file, end, size, self.context.reclaim().step_bytes()).await?;
         self.state.borrow_mut().oldest_open_mut().allocated_end = align_up(size);
-        file.fdatasync().await?;
-        drop(file);
+        self.flush(&file, base, IndexEnd::Exact).await?;
         self.release_preallocation();
-        write_indexes(&self.dir, base, indexer).await?;
-        self.context.close(self.key(base)).await
+        Ok(())
     }
 
     /// The clean stop of one log: everything goes to the files, durably, and the directory is a
@@ -622,31 +629,48 @@ impl Log {
     }
 }
 
-/// The blocks of an index file that new entries change.
-struct IndexBlock {
-    position: FilePosition,
-    bytes: Vec<u8>,
+/// How long an index file is after a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IndexEnd {
+    /// Whole blocks, zeros behind the last entry: more entries follow.
+    Open,
+    /// Nothing behind the last entry.
+    Exact,
 }
 
-impl IndexBlock {
-    /// From the block that holds byte `start` to the end; none when nothing follows `start`. The
-    /// entries before it in that block are written again, as they are.
+/// The blocks of an index file that new entries change.
+#[derive(Debug, PartialEq, Eq)]
+struct IndexTail {
+    /// From the block that holds the first new entry's beginning.
+    position: FilePosition,
+    /// To the last entry; empty when there is no new one. The entries before the first new one in
+    /// its block are written again, as they are.
+    bytes: Vec<u8>,
+    /// Where the last entry ends.
+    end: FilePosition,
+}
+
+impl IndexTail {
+    /// Of an index with `count` entries, the first `written` of which are in the file.
     fn new(
-        start: usize,
-        encode_from: impl Fn(usize) -> Vec<u8>,
+        (written, count): (usize, usize),
         entry_bytes: usize,
-    ) -> Option<Self> {
+        encode_from: impl Fn(usize) -> Vec<u8>,
+    ) -> Self {
+        let start = written * entry_bytes;
         let aligned = start - start % ALIGNMENT_BYTES;
         let first = aligned / entry_bytes;
-        let mut bytes = encode_from(first);
-        if first * entry_bytes + bytes.len() <= start {
-            return None;
+        let mut bytes = Vec::new();
+        if written < count {
+            bytes = encode_from(first);
+            bytes.drain(..aligned - first * entry_bytes);
         }
-        bytes.drain(..aligned - first * entry_bytes);
-        Some(Self {
-            position: u64::try_from(aligned).unwrap_or(u64::MAX),
+        let to_u64 = |bytes| u64::try_from(bytes).unwrap_or(u64::MAX);
+        Self {
+            position: to_u64(aligned),
             bytes,
-        })
+            end: to_u64(count * entry_bytes),
+        }
     }
 }
 
@@ -815,14 +839,15 @@ mod tests {
                     .collect()
             }
         };
-        assert!(IndexBlock::new(24, entries(2), 12).is_none());
-        let block = IndexBlock::new(24, entries(3), 12).unwrap();
-        assert_eq!((block.position, block.bytes.len()), (0, 36));
+        let tail = IndexTail::new((2, 2), 12, entries(2));
+        assert_eq!((tail.bytes.len(), tail.end), (0, 24), "nothing new");
+        let tail = IndexTail::new((2, 3), 12, entries(3));
+        assert_eq!((tail.position, tail.bytes.len(), tail.end), (0, 36, 36));
         // 4096 is within entry 341: its first 4 bytes are in the block before
-        let block = IndexBlock::new(342 * 12, entries(400), 12).unwrap();
-        assert_eq!((block.position, block.bytes.len()), (4096, 400 * 12 - 4096));
-        assert_eq!(block.bytes[..8], [90; 8]);
+        let tail = IndexTail::new((342, 400), 12, entries(400));
+        assert_eq!((tail.position, tail.bytes.len()), (4096, 400 * 12 - 4096));
+        assert_eq!((tail.end, &tail.bytes[..8]), (4800, &[90; 8][..]));
         let all: Vec<u8> = entries(400)(0);
-        assert_eq!(block.bytes, all[4096..]);
+        assert_eq!(tail.bytes, all[4096..]);
     }
 }

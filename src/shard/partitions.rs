@@ -313,9 +313,9 @@ impl Shard {
 }
 
 /// Disk space that the logs of one shard may reserve ahead of what they write: all shards together
-/// a thirty-second of what is free, so that it stays below a twentieth while the disk fills.
+/// a sixteenth of what is free, so that it stays below a tenth while the disk fills.
 pub(crate) fn preallocation_share(free_disk_bytes: u64, shard_count: u16) -> u64 {
-    const DIVISOR: u64 = 32;
+    const DIVISOR: u64 = 16;
     free_disk_bytes / DIVISOR / u64::from(shard_count.max(1))
 }
 
@@ -348,17 +348,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn preallocation_of_all_shards_stays_below_five_percent_of_the_free_disk() {
+    fn preallocation_of_all_shards_stays_below_ten_percent_of_the_free_disk() {
         for free in [0, 1, 19, 4 << 10, 3 << 30, 999_999_999_999, u64::MAX] {
             for shards in [1, 2, 3, 7, 64, u16::MAX] {
                 let together = preallocation_share(free, shards) * u64::from(shards);
-                assert!(together <= free / 20, "{shards} shards, {free} bytes free");
+                assert!(together <= free / 10, "{shards} shards, {free} bytes free");
             }
         }
-        assert_eq!(preallocation_share(128 << 30, 4), 1 << 30);
+        assert_eq!(preallocation_share(128 << 30, 4), 2 << 30);
         assert_eq!(
             preallocation_share(128 << 30, 0),
-            4 << 30,
+            8 << 30,
             "as for one shard"
         );
     }
