@@ -39,9 +39,6 @@ use crate::model::offset::{FilePosition, Offset};
 use crate::model::record_batch::BatchHeader;
 use crate::rt::{File, IoBuf, OpenOptions, fs};
 
-/// Writes of one log in flight. More would keep the device from ever being idle, and journal
-/// flushes of some devices wait for that.
-const WRITES_AT_ONCE: usize = 2;
 /// Disk space reserved ahead of a segment: as much as it has, between these.
 const PREALLOCATION_BYTES_MIN: u64 = 256 << 10;
 const PREALLOCATION_BYTES_MAX: u64 = 16 << 20;
@@ -315,11 +312,12 @@ impl Log {
         self.context.give_preallocation(bytes);
     }
 
-    /// Copies the run block by block and writes it; the next step is copied while the one before is
-    /// being written.
+    /// Copies the run step by step and writes it; the next step is copied while the one before is
+    /// being written. One write is in flight at a time: a stream of them that never pauses keeps
+    /// the device from ever being idle, and journal flushes of some devices wait for that.
     async fn write_blocks(&self, file: &File, run: &Run) -> Result<(), Error> {
         let step = u64::try_from(self.context.limits().destage_bytes).unwrap_or(u64::MAX / 2);
-        let mut writes = FuturesUnordered::new();
+        let mut writing = FuturesUnordered::new();
         let mut position = run.start;
         while position < run.end {
             let end = run.end.min(position + align_down(step).max(align_up(1)));
@@ -331,19 +329,17 @@ impl Log {
                 &parts,
                 usize::try_from(end - position).unwrap_or(usize::MAX),
             );
-            writes.push(file.write_at(buffer, len, position));
-            position = end;
-            if writes.len() < WRITES_AT_ONCE {
-                // starts the write; its end is waited for below
-                if let Some(Some(written)) = writes.next().now_or_never() {
-                    written?;
-                }
-            } else if let Some(written) = writes.next().await {
-                written?;
+            if let Some(before) = writing.next().await {
+                before?;
             }
+            writing.push(file.write_at(buffer, len, position));
+            if let Some(Some(written)) = writing.next().now_or_never() {
+                written?; // the first poll starts it; its end is waited for above and below
+            }
+            position = end;
         }
-        while let Some(written) = writes.next().await {
-            written?;
+        if let Some(last) = writing.next().await {
+            last?;
         }
         Ok(())
     }

@@ -50,6 +50,10 @@ const PRESSED_FILL_PERMILLE: u32 = 750;
 const CHECKPOINT_RING_PART: u64 = 8;
 /// The same with a pressed ring: less than this is not worth its flushes even then.
 const CHECKPOINT_RING_PART_PRESSED: u64 = 32;
+/// Logs that are destaged at the same time once the ring fills: one is copied, sealed or rolled
+/// while others write. Below that one after the other, so that the journal's flushes find the
+/// device idle.
+const DESTAGED_AT_ONCE: usize = 3;
 /// Logs that are flushed at the same time; destaging goes on with the others.
 const FLUSHES_AT_ONCE: usize = 4;
 /// Pause of the destager while the logs that it would destage are being flushed.
@@ -248,33 +252,59 @@ async fn destage_once(shard: &Rc<Shard>) -> Result<Round, ()> {
         destage_bytes,
     };
     let turn_bytes = destage_bytes.saturating_mul(WRITES_A_TURN);
+    let turns = destage::choose(&facts, pressure)
+        .into_iter()
+        .map(|(index, action)| take_turn(shard, &partitions[index], action, turn_bytes));
+    let at_once = destaged_at_once(pressure.ring_fill_permille);
+    let mut turns = futures_util::stream::iter(turns).buffer_unordered(at_once);
+    let mut round = Ok(Round::default());
+    // also after an error to the end: what a dropped turn has begun would go on behind the next
+    while let Some(turn) = turns.next().await {
+        round = round.and_then(|round| Ok(round.and(turn?)));
+    }
+    round
+}
+
+/// How many logs write at the same time. Pure.
+const fn destaged_at_once(ring_fill_permille: u32) -> usize {
+    if ring_fill_permille > CHECKPOINT_FILL_PERMILLE {
+        DESTAGED_AT_ONCE
+    } else {
+        1
+    }
+}
+
+/// One partition's part of a round.
+async fn take_turn(
+    shard: &Rc<Shard>,
+    partition: &Rc<Partition>,
+    action: DestageAction,
+    bytes_max: u64,
+) -> Result<Round, ()> {
     let mut round = Round::default();
-    for (index, action) in destage::choose(&facts, pressure) {
-        let partition = &partitions[index];
-        if partition.log().is_busy() {
-            round.busy_count += 1;
-            continue;
-        }
-        match action {
-            DestageAction::Destage => match partition.log().destage_some(turn_bytes).await {
-                Ok(done) => {
-                    shard
-                        .metrics
-                        .add(Counter::DestagedBytes, done.written_bytes);
-                    round.destaged_bytes += done.written_bytes;
-                }
-                // deleted meanwhile: nothing of it is needed any more
-                Err(_) if partition.is_gone() => {}
-                Err(error) => {
-                    shard.storage.on_error(&error);
-                    return Err(());
-                }
-            },
-            DestageAction::Carry => match carry(shard, partition).await {
-                Ok(is_carried) => round.carried_count += u64::from(is_carried),
-                Err(_) => return Err(()),
-            },
-        }
+    if partition.log().is_busy() {
+        round.busy_count = 1;
+        return Ok(round);
+    }
+    match action {
+        DestageAction::Destage => match partition.log().destage_some(bytes_max).await {
+            Ok(done) => {
+                shard
+                    .metrics
+                    .add(Counter::DestagedBytes, done.written_bytes);
+                round.destaged_bytes = done.written_bytes;
+            }
+            // deleted meanwhile: nothing of it is needed any more
+            Err(_) if partition.is_gone() => {}
+            Err(error) => {
+                shard.storage.on_error(&error);
+                return Err(());
+            }
+        },
+        DestageAction::Carry => match carry(shard, partition).await {
+            Ok(is_carried) => round.carried_count = u64::from(is_carried),
+            Err(_) => return Err(()),
+        },
     }
     Ok(round)
 }
