@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use glommio::io::PollableFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::blocking::{self, Kind};
 use super::runtime::{self, Runtime};
@@ -226,7 +226,9 @@ impl TcpListener {
         };
         loop {
             match socket.get_ref().accept() {
-                Ok((socket, _)) => return TcpStream::new(PollableFd::new(Arc::new(socket))?),
+                Ok((socket, peer)) => {
+                    return TcpStream::new(PollableFd::new(Arc::new(socket))?, &peer);
+                }
                 Err(error) if would_block(&error) => readable(socket).await?,
                 // The peer gave up before we came: not our error.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -326,17 +328,17 @@ impl TcpStream {
                 return Err(error);
             }
         }
-        Self::new(socket)
+        let peer = socket.get_ref().peer_addr()?;
+        Self::new(socket, &peer)
     }
 
-    fn new(socket: PollableFd<Arc<Socket>>) -> io::Result<Self> {
+    /// The address of the other end is the one that came with it: a socket that was reset since
+    /// does not know it any more, and is none that cannot be accepted.
+    fn new(socket: PollableFd<Arc<Socket>>, peer: &SockAddr) -> io::Result<Self> {
         let connected = socket.get_ref();
         connected.set_nonblocking(true)?;
         connected.set_tcp_nodelay(true)?;
-        let peer = connected
-            .peer_addr()?
-            .as_socket()
-            .ok_or(io::ErrorKind::InvalidData)?;
+        let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
         let local = local_addr(connected)?;
         Ok(Self {
             inner: Rc::new(Inner {
