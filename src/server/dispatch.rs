@@ -64,11 +64,12 @@ pub(crate) async fn dispatch(
         Request::Produce(request) => return produce::handle(ctx, request).await,
         Request::Fetch(mut request) => {
             request.own_texts(); // it may wait for long, the frame shall not
-            fetch::handle(&ctx, &request).await?
+            Box::pin(fetch::handle(&ctx, &request)).await?
         }
         cold => {
             let mut charge = answer_weight::charge(shard, &cold).await;
-            let bytes = handle_cold(&ctx, cold).await.map_err(broken)?;
+            // in memory of its own: a connection that waits has no room for what it may come to do
+            let bytes = Box::pin(handle_cold(&ctx, cold)).await.map_err(broken)?;
             if let Some(charge) = &mut charge {
                 charge.shrink_to(bytes.len());
             }
