@@ -36,7 +36,7 @@ pub(crate) struct Frames {
     shard: Rc<Shard>,
     stream: Rc<TcpStream>,
     buffer: BytesMut,
-    /// Whether the frame before had a buffer of its own.
+    /// Whether the frame before had a buffer of its own; so it is said of the first.
     was_large: bool,
 }
 
@@ -46,7 +46,7 @@ impl Frames {
             shard,
             stream,
             buffer: BytesMut::new(),
-            was_large: false,
+            was_large: true, // thousands may begin with a large one, and wait with what they read
         }
     }
 
@@ -109,7 +109,8 @@ impl Frames {
             let missing = whole - frame.len();
             let read = self.stream.read_at_most(&mut frame, missing);
             let read = rt::timeout(patience::LOOK_INTERVAL, read).await;
-            check_body(read, (start, &mut last), whole, charge.is_wanted())?;
+            let sizes = (frame.len(), whole);
+            check_body(read, (start, &mut last), sizes, charge.is_wanted())?;
         }
         Ok(frame)
     }
@@ -121,7 +122,8 @@ impl Frames {
         while self.buffer.len() < whole {
             let read = self.stream.read_small(&mut self.buffer);
             let read = rt::timeout(patience::LOOK_INTERVAL, read).await;
-            check_body(read, (start, &mut last), whole, charge.is_wanted())?;
+            let sizes = (self.buffer.len(), whole);
+            check_body(read, (start, &mut last), sizes, charge.is_wanted())?;
         }
         Ok(self.buffer.split_to(whole))
     }
@@ -201,7 +203,7 @@ impl Frames {
 fn check_body(
     read: Option<std::io::Result<usize>>,
     (start, last): (rt::Instant, &mut rt::Instant),
-    whole: usize,
+    (received, whole): (usize, usize),
     others_wait: bool,
 ) -> Result<(), End> {
     match read {
@@ -213,7 +215,7 @@ fn check_body(
         None => {}
     }
     if patience::is_stalled(last.elapsed(), others_wait)
-        || patience::is_late(start.elapsed(), whole, others_wait)
+        || patience::is_late(start.elapsed(), received, others_wait)
     {
         let reason = format!("the body of a request of {whole} bytes did not arrive in time");
         return Err(End::Refused(reason));

@@ -10,7 +10,8 @@ use std::time::Duration;
 const STALL: Duration = Duration::from_secs(60);
 /// Without a byte for this long, it ends when others wait for the memory it holds.
 const STALL_WHILE_OTHERS_WAIT: Duration = Duration::from_secs(5);
-/// A body may take this long, and a second more for every `BODY_BYTES_A_SECOND`, while others wait.
+/// While others wait, a body may take this long, and a second more for every `BODY_BYTES_A_SECOND`
+/// that it has brought.
 const BODY_TIME: Duration = Duration::from_secs(10);
 const BODY_BYTES_A_SECOND: u64 = 256 << 10;
 /// How often a waiting connection is looked at.
@@ -21,10 +22,12 @@ pub(crate) fn is_stalled(idle: Duration, others_wait: bool) -> bool {
     idle >= STALL || others_wait && idle >= STALL_WHILE_OTHERS_WAIT
 }
 
-/// Whether a body of `size_bytes` has been under way for too long for those who wait.
-pub(crate) fn is_late(under_way: Duration, size_bytes: usize, others_wait: bool) -> bool {
-    let size_bytes = u64::try_from(size_bytes).unwrap_or(u64::MAX);
-    others_wait && under_way >= BODY_TIME + Duration::from_secs(size_bytes / BODY_BYTES_A_SECOND)
+/// Whether a body of which `received_bytes` are here has been under way for too long for those who
+/// wait. What its head promises counts for nothing.
+pub(crate) fn is_late(under_way: Duration, received_bytes: usize, others_wait: bool) -> bool {
+    let received_bytes = u64::try_from(received_bytes).unwrap_or(u64::MAX);
+    let earned = Duration::from_secs(received_bytes / BODY_BYTES_A_SECOND);
+    others_wait && under_way >= BODY_TIME + earned
 }
 
 #[cfg(test)]
@@ -40,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_body_is_late_only_when_others_wait_and_by_its_size() {
+    fn a_slow_body_is_late_only_when_others_wait_and_by_what_is_here() {
         let hour = Duration::from_hours(1);
         assert!(!is_late(hour, 1, false));
         assert!(is_late(Duration::from_secs(10), 1000, true));
