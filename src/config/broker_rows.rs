@@ -564,7 +564,8 @@ static REQUESTS: &[Row] = &[
         Kind::Int(1, INT_MAX),
         "86400000",
         "log/producer_state.rs",
-        "How long an idle idempotent producer's sequence numbers are remembered.",
+        "How long an idle idempotent producer's sequence numbers are remembered, by the broker's \
+         clock; an hour at most when there are nearly too many producers.",
     )),
     row(
         "transaction.max.timeout.ms",

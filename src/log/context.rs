@@ -3,7 +3,7 @@
 //! Runs on: one shard.        Owner: the shard; every `Log` holds a reference.
 //! Promises: descriptors and index memory stay within their limits, whatever the number of
 //! partitions; what is used right now stays usable (handles are reference-counted), it is only no
-//! longer cached.
+//! longer cached. Producers are let in up to a limit, and those that are known stay.
 //! Invariants: [sealed-closed] a segment is in the cache as `Direct` while it is open and as
 //! `Shared` once it is sealed, never as both.
 
@@ -47,6 +47,8 @@ pub struct ContextLimits {
     pub destage_bytes: usize,
     /// Bytes of a deleted file that are given back at a time; a power of two.
     pub reclaim_bytes: u64,
+    /// Idempotent producers of all logs; one log has half of them at most.
+    pub producers: usize,
 }
 
 impl Default for ContextLimits {
@@ -58,6 +60,7 @@ impl Default for ContextLimits {
             preallocation_bytes: 256 << 20,
             destage_bytes: 1 << 20,
             reclaim_bytes: 16 << 20,
+            producers: 100_000,
         }
     }
 }
@@ -88,6 +91,7 @@ pub struct LogContext {
     preallocation_limit: Cell<u64>,
     next_log: Cell<LogNumber>,
     reclaim: Reclaim,
+    producers: Cell<usize>,
 }
 
 impl LogContext {
@@ -102,6 +106,7 @@ impl LogContext {
             preallocation_limit: Cell::new(limits.preallocation_bytes),
             next_log: Cell::new(0),
             reclaim: Reclaim::new(limits.reclaim_bytes),
+            producers: Cell::new(0),
         })
     }
 
@@ -128,6 +133,28 @@ impl LogContext {
     /// Disk space that is reserved ahead of what is written.
     pub const fn preallocated_bytes(&self) -> u64 {
         self.preallocated_bytes.get()
+    }
+
+    /// Idempotent producers that the logs remember.
+    pub const fn producer_count(&self) -> usize {
+        self.producers.get()
+    }
+
+    /// A log that remembered `before` producers has `now`.
+    pub(super) fn count_producers(&self, before: usize, now: usize) {
+        self.producers.set(self.producers.get() - before + now);
+    }
+
+    /// Whether a log that remembers `known` producers may have one more.
+    pub(super) fn has_room_for_producer(&self, known: usize) -> bool {
+        let limit = self.limits.producers;
+        self.producers.get() < limit && known < limit / 2
+    }
+
+    /// Whether there will soon be no room for a producer of such a log.
+    pub(super) fn is_short_of_producers(&self, known: usize) -> bool {
+        let most = self.limits.producers / 4 * 3;
+        self.producers.get() >= most || known >= most / 2
     }
 
     pub(super) fn next_log(&self) -> LogNumber {

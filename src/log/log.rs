@@ -34,11 +34,12 @@ use super::tail::{Tail, TailBatch};
 use crate::journal::entry::{Entry, EntryKind, Payload};
 use crate::journal::journal::Position;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
+use crate::model::limits::PRODUCER_KEPT_MS;
 use crate::model::log_offsets::LogOffsets;
 use crate::model::offset::{FilePosition, Offset};
 use crate::model::record;
 use crate::model::record_batch::{BatchHeader, set_base_offset_and_epoch};
-use crate::rt::sync::Semaphore;
+use crate::rt::{self, sync::Semaphore};
 use crate::telemetry::metrics;
 use crate::telemetry::names::Counter;
 
@@ -283,6 +284,8 @@ pub struct Log {
     pub(super) unflushed: Cell<Unflushed>,
     /// The log is being closed: what is written is flushed at the end, with its directory.
     pub(super) is_closing: Cell<bool>,
+    /// Producers that the shard counts for this log.
+    counted_producers: Cell<usize>,
     failed: RefCell<Option<Arc<Error>>>,
 }
 
@@ -305,11 +308,13 @@ impl Log {
         };
         offsets.assert_ordered();
         let truncations = destaged.truncations;
+        let mut producers = destaged.producers.clone();
+        producers.on_loaded(rt::unix_ms());
         let state = State {
             offsets,
             sealed,
             open: VecDeque::from([open]),
-            producers: destaged.producers.clone(),
+            producers,
             epochs: destaged.epochs.clone(),
             destaged,
             is_prepared: false,
@@ -319,7 +324,7 @@ impl Log {
             is_changed: false,
             retired: Vec::new(),
         };
-        Rc::new(Self {
+        let log = Self {
             context: Rc::clone(context),
             number: context.next_log(),
             dir,
@@ -331,8 +336,11 @@ impl Log {
             io: Semaphore::new(1),
             unflushed: Cell::new(Unflushed::Nothing),
             is_closing: Cell::new(false),
+            counted_producers: Cell::new(0),
             failed: RefCell::new(None),
-        })
+        };
+        log.count_producers(log.state.borrow().producers.count());
+        Rc::new(log)
     }
 
     /// Whose log it is.
@@ -402,7 +410,12 @@ impl Log {
 
     /// Decides over a producer's batch: append it, answer as before, or refuse it.
     pub fn check_producer(&self, header: &BatchHeader) -> Result<Verdict, ProducerError> {
-        self.state.borrow().producers.check(header)
+        let producers = self.producers();
+        let (producer, known) = (header.producer_id, producers.count());
+        if producers.is_new(header) && !self.context.has_room_for_producer(known) {
+            return Err(ProducerError::TooMany { producer, known });
+        }
+        producers.check(header)
     }
 
     /// Decides over a transaction marker.
@@ -423,11 +436,27 @@ impl Log {
         Ref::map(self.state.borrow(), |state| &state.producers)
     }
 
-    /// Forgets producers that were idle for `expiration_ms`.
+    /// Forgets producers that were idle for `expiration_ms`, or for `PRODUCER_KEPT_MS` when room
+    /// for new ones becomes short.
     pub fn expire_producers(&self, now_ms: i64, expiration_ms: i64) {
         let mut state = self.state.borrow_mut();
-        state.producers.expire(now_ms, expiration_ms);
-        state.destaged.producers.expire(now_ms, expiration_ms);
+        let State {
+            producers,
+            destaged,
+            ..
+        } = &mut *state;
+        let expiration_ms = match self.context.is_short_of_producers(producers.count()) {
+            true => expiration_ms.min(PRODUCER_KEPT_MS),
+            false => expiration_ms,
+        };
+        producers.expire(now_ms, expiration_ms);
+        destaged.producers.forget_as(producers);
+        self.count_producers(producers.count());
+    }
+
+    pub(super) fn count_producers(&self, count: usize) {
+        let before = self.counted_producers.replace(count);
+        self.context.count_producers(before, count);
     }
 
     /// Why the log takes no more batches, if it does not.
@@ -496,6 +525,8 @@ impl Log {
         }
         let (bytes, held_bytes) = own(bytes, held_bytes);
         let entry = self.add(&mut state, &header, bytes, held_bytes, &settings);
+        state.producers.on_heard(header.producer_id, now_ms);
+        self.count_producers(state.producers.count());
         drop(state);
         self.context.tail_budget().evict();
         Ok(Appended {
@@ -666,6 +697,7 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         self.release_preallocation();
+        self.count_producers(0);
     }
 }
 

@@ -50,6 +50,8 @@ pub mod partition_metadata;
 pub mod pins;
 #[cfg(test)]
 mod preallocation_tests;
+#[cfg(test)]
+mod producer_limit_tests;
 pub mod producer_snapshot;
 pub mod producer_state;
 pub mod read;

@@ -69,6 +69,7 @@ fn settings() -> LogSettings {
 
 fn limits() -> ContextLimits {
     ContextLimits {
+        producers: 1_000,
         reclaim_bytes: 4096,
         tail_bytes: 48 << 10,
         open_files: 2,

@@ -137,6 +137,7 @@ fn decode_entry(raw: &[u8; ENTRY_BYTES]) -> Option<(ProducerId, ProducerEntry)> 
         coordinator_epoch,
         transaction_start: transaction.is_valid().then_some(transaction),
         last_timestamp: timestamp,
+        ..ProducerEntry::new(epoch)
     };
     Some((id, entry))
 }

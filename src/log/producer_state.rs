@@ -5,6 +5,9 @@
 //! Promises: the cases of Kafka's `ProducerAppendInfo`: a batch that was appended before is
 //! recognised while it is among the last five of its producer; a gap or an old incarnation is
 //! refused.
+//! A producer is forgotten when the broker has not heard of it for long, by the broker's clock:
+//! what its records say, which may be of last year, does not matter. How many there may be is for
+//! the owner to say, before a new one is let in; what is in the log is always taken in.
 //! Invariants: [producer-window] at most `PRODUCER_BATCHES_CACHED` batches are kept for one
 //! producer.
 //! [producer-prefix] a state holds exactly the batches below the offset that its owner keeps beside
@@ -68,8 +71,11 @@ pub struct ProducerEntry {
     pub coordinator_epoch: i32,
     /// First offset of the open transaction.
     pub transaction_start: Option<Offset>,
-    /// Timestamp of the last batch or marker, ms: idle producers expire by it.
+    /// Timestamp of the last batch or marker, ms.
     pub last_timestamp: i64,
+    /// When the broker last heard of it, ms of its own clock: idle producers expire by it. In
+    /// memory only, and only in the state at the log end.
+    pub(super) heard_ms: i64,
 }
 
 impl ProducerEntry {
@@ -81,6 +87,7 @@ impl ProducerEntry {
             coordinator_epoch: -1,
             transaction_start: None,
             last_timestamp: -1,
+            heard_ms: i64::MIN,
         }
     }
 
@@ -92,6 +99,7 @@ impl ProducerEntry {
         if self.batches.len() >= PRODUCER_BATCHES_CACHED {
             self.batches.remove(0);
         }
+        self.batches.reserve_exact(1); // most producers of a flood never send a second one
         self.batches.push(batch);
     }
 }
@@ -135,6 +143,14 @@ pub enum ProducerError {
         /// The producer.
         producer: ProducerId,
     },
+    /// One more producer than may be remembered.
+    #[error("there is no room for producer {producer} beside the {known} that are known")]
+    TooMany {
+        /// The new one.
+        producer: ProducerId,
+        /// Those of the partition.
+        known: usize,
+    },
     /// A marker of a transaction coordinator that was replaced.
     #[error("coordinator epoch {got} of producer {producer} is below {current}")]
     CoordinatorEpoch {
@@ -157,6 +173,11 @@ impl ProducerStates {
     /// Number of producers.
     pub fn count(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Whether a batch comes from a producer of which nothing is known.
+    pub fn is_new(&self, header: &BatchHeader) -> bool {
+        header.has_producer_id() && !self.entries.contains_key(&header.producer_id)
     }
 
     /// The state of one producer.
@@ -310,12 +331,38 @@ impl ProducerStates {
             .min()
     }
 
-    /// Forgets producers that wrote nothing for `expiration_ms` and have no open transaction.
+    /// The broker hears of a producer.
+    pub fn on_heard(&mut self, producer: ProducerId, now_ms: i64) {
+        if let Some(entry) = self.entries.get_mut(&producer) {
+            entry.heard_ms = now_ms;
+        }
+    }
+
+    /// The states were read from files: nobody knows how long ago the producers were heard of.
+    pub fn on_loaded(&mut self, now_ms: i64) {
+        for entry in self.entries.values_mut() {
+            entry.heard_ms = now_ms;
+        }
+    }
+
+    /// Forgets producers that were not heard of for `expiration_ms` and have no open transaction.
     pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
-        self.entries.retain(|_, entry| {
+        self.retain(|_, entry| {
             entry.transaction_start.is_some()
-                || now_ms.saturating_sub(entry.last_timestamp) < expiration_ms
+                || now_ms.saturating_sub(entry.heard_ms) < expiration_ms
         });
+    }
+
+    /// Forgets the producers that `other`, the state at the log end, has forgotten.
+    pub fn forget_as(&mut self, other: &Self) {
+        self.retain(|id, _| other.entries.contains_key(id));
+    }
+
+    fn retain(&mut self, keep: impl Fn(&ProducerId, &ProducerEntry) -> bool) {
+        self.entries.retain(|id, entry| keep(id, entry));
+        if self.entries.len() < self.entries.capacity() / 4 {
+            self.entries.shrink_to_fit(); // after a flood of them
+        }
     }
 }
 
@@ -457,13 +504,23 @@ pub(crate) mod tests {
     #[test]
     fn idle_producers_expire_unless_a_transaction_is_open() {
         let mut idle = states(&[batch(0, 0, 1, 0)]);
-        idle.expire(1000 + 500, 501);
+        idle.on_heard(ProducerId(9), 7_000); // its records are of second 1
+        let mut destaged = idle.clone();
+        idle.expire(7_000 + 500, 501);
         assert_eq!(idle.count(), 1);
-        idle.expire(1000 + 501, 501);
+        destaged.forget_as(&idle);
+        assert_eq!(destaged.count(), 1);
+        idle.expire(7_000 + 501, 501);
         assert_eq!(idle.count(), 0);
+        destaged.forget_as(&idle);
+        assert_eq!(destaged.count(), 0);
         let mut open = states(&[transactional(0, 0)]);
         open.expire(i64::MAX, 1);
         assert_eq!(open.count(), 1);
+        let mut loaded = states(&[batch(0, 0, 1, 0)]);
+        loaded.on_loaded(7_000);
+        loaded.expire(7_000 + 500, 501);
+        assert_eq!(loaded.count(), 1);
     }
 
     proptest! {

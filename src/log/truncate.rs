@@ -146,6 +146,8 @@ impl Log {
                 max_timestamp.include(&header);
             }
         }
+        state.producers.on_loaded(rt::unix_ms());
+        self.count_producers(state.producers.count());
         let segment = state.active_mut();
         segment.end_position = truncation.position;
         segment.max_timestamp = max_timestamp;
@@ -214,6 +216,8 @@ impl Log {
             .open
             .push_back(OpenSegment::resume(&destaged, true, rt::unix_ms()));
         state.producers = destaged.producers.clone();
+        state.producers.on_loaded(rt::unix_ms());
+        self.count_producers(state.producers.count());
         state.epochs = destaged.epochs.clone();
         state.destaged = destaged;
         state.is_prepared = false;

@@ -28,6 +28,12 @@ pub const STRING_BYTES_MAX: usize = 32_767;
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Batches remembered per idempotent producer, matched to the five that clients keep in flight.
 pub const PRODUCER_BATCHES_CACHED: usize = 5;
+/// Memory for an idempotent producer on one partition: its state at the log end and at the destaged
+/// end, in tables that are half empty, and once more while a checkpoint is written.
+pub const PRODUCER_SIZE_BYTES: u64 = 1 << 10;
+/// How long a producer is remembered in any case, when there are so many that
+/// `producer.id.expiration.ms` is too long: longer than clients go on repeating a batch.
+pub const PRODUCER_KEPT_MS: i64 = 60 * 60 * 1000;
 /// Highest sequence number of a producer; the next one is 0.
 pub const SEQUENCE_MAX: i32 = i32::MAX;
 /// Partitions of `__consumer_offsets`, Kafka's default.

@@ -111,9 +111,12 @@ pub enum Error {
     /// Transactional or control batch: not served yet.
     #[error("transactions are not served")]
     TransactionsNotServed,
-    /// The limit of producer ids of the partition is reached.
-    #[error("too many producers on one partition")]
-    TooManyProducers,
+    /// No more producers are remembered; those that are known go on.
+    #[error("no more idempotent producers are taken, the partition has {known}: reuse them")]
+    TooManyProducers {
+        /// Those of the partition.
+        known: usize,
+    },
     /// The timestamp form of the question is not served by this partition.
     #[error("unsupported for this partition")]
     Unsupported,
@@ -140,6 +143,7 @@ impl From<ProducerError> for Error {
                 expected,
                 got,
             },
+            ProducerError::TooMany { known, .. } => Self::TooManyProducers { known },
             ProducerError::TransactionOpen { .. } | ProducerError::CoordinatorEpoch { .. } => {
                 Self::TransactionsNotServed
             }

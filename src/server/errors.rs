@@ -21,7 +21,7 @@ pub(crate) fn code(error: &Error) -> ErrorCode {
         Error::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
         Error::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
         Error::TransactionsNotServed => ErrorCode::TransactionalIdAuthorizationFailed,
-        Error::TooManyProducers => ErrorCode::PolicyViolation,
+        Error::TooManyProducers { .. } => ErrorCode::PolicyViolation,
         Error::Unsupported => ErrorCode::UnsupportedForMessageFormat,
     }
 }
@@ -91,7 +91,7 @@ mod tests {
                 47,
             ),
             (Error::TransactionsNotServed, 53),
-            (Error::TooManyProducers, 44),
+            (Error::TooManyProducers { known: 1 }, 44),
             (Error::Unsupported, 43),
         ];
         for (error, number) in pairs {

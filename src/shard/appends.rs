@@ -15,6 +15,7 @@ use futures_util::future::{Either, FutureExt as _, select};
 
 use crate::breaks::{self, Break};
 use crate::config::topic::Durability;
+use crate::model::ids::TopicPartition;
 use crate::partition::error::Error;
 use crate::partition::partition::{Accepted, AckSender, Appended, Partition};
 use crate::rt;
@@ -113,7 +114,8 @@ async fn append(
     let reservation = room(shard, source, shard.journal.reserve(batch.bytes.len())).await??;
     let (records, bytes) = (batch.header.record_count, batch.bytes.len());
     // From here to `enqueue` there is no await: the order of offsets is the order in the journal.
-    match partition.append_as_leader(batch, log_append_time_ms, rt::unix_ms())? {
+    let accepted = partition.append_as_leader(batch, log_append_time_ms, rt::unix_ms());
+    match accepted.inspect_err(|error| tell_of_producers(shard, id, error))? {
         Accepted::Duplicate {
             appended,
             next_offset,
@@ -151,6 +153,18 @@ async fn append(
                 },
             ))
         }
+    }
+}
+
+/// That producers are refused is for people to know, not for one client alone.
+fn tell_of_producers(shard: &Shard, id: TopicPartition, error: &Error) {
+    if let Error::TooManyProducers { known } = error
+        && let Some(left_out) = shard.may_tell_of_connection()
+    {
+        let partition = shard.name(id);
+        let on_shard = shard.logs.producer_count();
+        let what = "too many idempotent producers: a new one is refused";
+        tracing::warn!(partition, known, on_shard, left_out, "{what}");
     }
 }
 

@@ -97,6 +97,7 @@ fn ring() -> JournalConfig {
 
 fn limits() -> ContextLimits {
     ContextLimits {
+        producers: 1_000,
         tail_bytes: 48 << 10,
         open_files: 2,
         index_bytes: 1 << 10,

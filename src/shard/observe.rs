@@ -90,6 +90,7 @@ impl Shard {
         metrics.set(Gauge::JournalCapacityBytes, capacity);
         metrics.set(Gauge::JournalUsedBytes, self.journal_used(capacity));
         metrics.set(Gauge::OpenFiles, count(self.logs.open_file_count()));
+        metrics.set(Gauge::Producers, count(self.logs.producer_count()));
         let waiting = self.logs.reclaim().waiting_bytes();
         metrics.set(Gauge::DeletedWaitingBytes, waiting);
         metrics.set(Gauge::DiskFull, u64::from(self.storage.is_full()));

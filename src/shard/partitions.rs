@@ -24,6 +24,7 @@ use crate::log::log::Log;
 use crate::log::reclaim::Waste;
 use crate::log::settings::LogSettings;
 use crate::model::ids::{LeaderEpoch, TopicId, TopicPartition};
+use crate::model::limits::PRODUCER_SIZE_BYTES;
 use crate::partition::error::Error;
 use crate::partition::partition::Partition;
 use crate::rt::sync::Semaphore;
@@ -328,6 +329,8 @@ pub(crate) fn log_context(
     const OPEN_FILES_MAX: u64 = 8_192;
     /// Segments may have this part of the process's descriptors; clients need the rest.
     const OPEN_FILES_DIVISOR: u64 = 4;
+    /// Idempotent producers take this part of the shard's memory at most, beside it.
+    const PRODUCERS_DIVISOR: u64 = 8;
     let descriptors = machine::nofile_limits().map_or(OPEN_FILES_MAX, |limits| {
         (limits.soft.unwrap_or(u64::MAX) / OPEN_FILES_DIVISOR).min(OPEN_FILES_MAX)
     });
@@ -339,6 +342,7 @@ pub(crate) fn log_context(
         index_bytes: bytes(pools.disk_bytes / 4),
         preallocation_bytes: preallocation_share(free_disk_bytes, shard.shard_count),
         destage_bytes: bytes(shard.settings.destage_bytes),
+        producers: bytes(shard.settings.memory_bytes / PRODUCERS_DIVISOR / PRODUCER_SIZE_BYTES),
         ..Default::default()
     })
 }

@@ -80,6 +80,8 @@ metrics! {
         Connections, "connections", "Open connections";
         Partitions, "partitions", "Partitions whose home is this shard";
         Groups, "groups", "Consumer groups coordinated on this shard";
+        Producers, "producers",
+            "Idempotent producers remembered, once for each partition they write";
         InFlightRequests, "in_flight_requests", "Requests read and not yet answered";
         FetchSessions, "fetch_sessions", "Fetch sessions of consumers";
         FetchSessionPartitions, "fetch_session_partitions", "Partitions in all fetch sessions";
