@@ -30,6 +30,7 @@ use kafka_protocol::messages::{
     SyncGroupRequest, TopicName,
 };
 use support::raw::{Connection, text};
+use support::watch::peak_bytes;
 use support::{Broker, Launch, client, directory};
 
 /// What the shard of these tests is given.
@@ -55,15 +56,6 @@ fn start_with(dir: &Path, settings: &[(&str, &str)]) -> Broker {
         .set("socket.send.buffer.bytes", "4096");
     let set = |launch: Launch, (name, value): &(&str, &str)| launch.set(name, value);
     settings.iter().fold(launch, set).start()
-}
-
-/// The most memory that the broker has had so far.
-fn peak_bytes(broker: &Broker) -> u64 {
-    let path = format!("/proc/{}/status", broker.process_id());
-    let status = std::fs::read_to_string(path).expect("our own child");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.expect("a peak").trim().trim_end_matches(" kB");
-    kib.parse::<u64>().expect("a number") << 10
 }
 
 /// The peak is within budget and constant, and the broker serves.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{FetchRequest, TopicName};
 use support::raw::{Connection, text};
+use support::watch::{raise_open_files, total};
 use support::{Launch, client, directory};
 
 /// A Fetch v4 of one partition from its start, 50 MiB at most.
@@ -201,33 +202,4 @@ fn a_waiting_fetch_ends_when_its_client_goes_away() {
         ("corelog_in_flight_requests", 0),
         ("corelog_connections", 0),
     ]);
-}
-
-/// The value of a gauge over all shards.
-fn total(admin: SocketAddr, name: &str) -> usize {
-    let mut stream = TcpStream::connect(admin).expect("the admin port");
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        .expect("taken");
-    let mut page = String::new();
-    stream.read_to_string(&mut page).expect("text");
-    let head = format!("{name}{{shard=\"total\"}} ");
-    let line = page.lines().find_map(|line| line.strip_prefix(&head));
-    line.expect("a gauge").parse().expect("a number")
-}
-
-/// The soft limit of this process to the hard one: a test of many connections has their other ends.
-fn raise_open_files() {
-    let mut limits = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: both calls touch the structure that lives here, and nothing else.
-    let raised = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) == 0 && {
-            limits.rlim_cur = limits.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) == 0
-        }
-    };
-    assert!(raised, "{}", std::io::Error::last_os_error());
 }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 pub mod client;
 pub mod no_io_uring;
 pub mod raw;
+pub mod watch;
 
 /// How long a start may take before the test fails. The machine may be busy with other tests.
 const START_LIMIT: Duration = Duration::from_secs(30);
