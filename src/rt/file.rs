@@ -19,12 +19,13 @@ use std::path::Path;
 use std::rc::Rc;
 
 use glommio::GlommioError;
-use glommio::io::{BufferedFile, DmaBuffer, DmaFile};
+use glommio::io::{BufferedFile, DmaBuffer, DmaFile, ReadResult};
 
 use super::blocking::{self, Kind};
 use super::io_buf::{self, Budget, IoBuf};
 use super::runtime::{self, Runtime};
 use super::sim::SimFile;
+use super::sync::semaphore::Permit;
 use super::sys;
 
 /// Positions, lengths and addresses of direct I/O are multiples of this.
@@ -118,6 +119,28 @@ enum Handle {
     Sim(SimFile),
 }
 
+/// What one call has read.
+enum ReadBytes {
+    Ring(ReadResult),
+    Owned(DmaBuffer),
+}
+
+impl ReadBytes {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Ring(read) => read,
+            Self::Owned(memory) => memory.as_bytes(),
+        }
+    }
+
+    fn with(self, permit: Permit) -> IoBuf {
+        match self {
+            Self::Ring(read) => IoBuf::from_read(read, permit),
+            Self::Owned(memory) => IoBuf::from_parts(memory, permit),
+        }
+    }
+}
+
 impl std::fmt::Debug for File {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("File")
@@ -158,28 +181,71 @@ impl File {
     pub async fn read_at(&self, pos: u64, len: usize) -> io::Result<IoBuf> {
         self.check_aligned("read", pos, len)?;
         let permit = Budget::current().acquire(io_buf::round_up(len)).await;
+        let read = match self.read_once(pos, len).await {
+            Ok(read) if read.bytes().len() < len => self.read_on(pos, len, read).await,
+            read => read,
+        };
+        read.map(|read| read.with(permit))
+            .map_err(|error| self.named(&error, &format!("read {len} bytes at {pos}")))
+    }
+
+    /// One call of the machine, which may return less than there is.
+    async fn read_once(&self, pos: u64, len: usize) -> io::Result<ReadBytes> {
         let read = match &self.inner.handle {
             Handle::Direct(file) => {
                 let read = file.read_at_aligned(pos, len).await;
-                read.map(|read| IoBuf::from_read(read, permit))
-                    .map_err(plain)
+                read.map(ReadBytes::Ring).map_err(plain)
             }
             Handle::Buffered(file) => {
                 let read = file.read_at(pos, len).await;
-                read.map(|read| IoBuf::from_read(read, permit))
-                    .map_err(plain)
+                read.map(ReadBytes::Ring).map_err(plain)
             }
             Handle::Sim(file) => {
                 let mut memory = io_buf::memory(io_buf::round_up(len));
                 let count = file.read_at(pos, &mut memory.as_bytes_mut()[..len]).await;
                 count.map(|count| {
                     memory.trim_to_size(count);
-                    IoBuf::from_parts(memory, permit)
+                    ReadBytes::Owned(memory)
                 })
             }
         };
         runtime::note_reactor_ran();
-        read.map_err(|error| self.named(&error, &format!("read {len} bytes at {pos}")))
+        read
+    }
+
+    /// Goes on behind a short read, unless the file ends there. A device that cannot read a page
+    /// returns what lies before it first: taken for the end of the file, that would hide the rest.
+    /// Where it goes no further, though there is more, it cannot read the rest.
+    async fn read_on(&self, pos: u64, len: usize, first: ReadBytes) -> io::Result<ReadBytes> {
+        let file_len = self.len().await?;
+        let left = usize::try_from(file_len.saturating_sub(pos)).unwrap_or(usize::MAX);
+        let wanted = len.min(left);
+        let mut done = first.bytes().len();
+        if done >= wanted {
+            return Ok(first);
+        }
+        let mut whole = io_buf::memory(io_buf::round_up(len));
+        whole.as_bytes_mut()[..done].copy_from_slice(first.bytes());
+        drop(first);
+        while done < wanted {
+            let from = match self.inner.direct {
+                true => done - done % ALIGNMENT,
+                false => done,
+            };
+            let at = pos + u64::try_from(from).unwrap_or(u64::MAX);
+            let more = self.read_once(at, len - from).await?;
+            let end = from + more.bytes().len();
+            if end <= done {
+                if self.len().await? < pos + u64::try_from(wanted).unwrap_or(u64::MAX) {
+                    break; // cut meanwhile
+                }
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            whole.as_bytes_mut()[from..end].copy_from_slice(more.bytes());
+            done = end;
+        }
+        whole.trim_to_size(done);
+        Ok(ReadBytes::Owned(whole))
     }
 
     /// Writes the first `len` bytes of `buf` at `pos`, all of them, and gives the buffer back, cut

@@ -18,6 +18,7 @@
 //! | words between shards | `cross::channel` |
 //! | waiting inside a shard | `sync::*` |
 //! | shards | `executor::run_on_cores` |
+//! | a simulation's tally | `mark`: the program came by here |
 //! | the machine | `machine::*`, `survey::*`, `signal`, `data_lock`, `process` |
 //!
 //! Runs on: every shard; each function finds the runtime of its own thread.
@@ -61,5 +62,6 @@ pub(crate) mod testing;
 pub use self::clock::{Instant, now, sleep, timeout, unix_ms};
 pub use self::file::{ALIGNMENT, File, OpenOptions, is_medium_error};
 pub use self::random::{random_bytes16, random_u64};
+pub use self::runtime::mark;
 pub use self::task::{Lane, Task, spawn, yield_if_needed, yield_now};
 pub use self::{blocking::blocking, io_buf::IoBuf, shared_file::SharedFile};

@@ -37,6 +37,16 @@ pub(super) fn current() -> Runtime {
         .expect("[one-runtime] called on a thread that runs no shard")
 }
 
+/// Tells a simulation that the program came by a place of this name: whoever runs many seeds sees
+/// what none of them reached. Nothing else counts it.
+pub fn mark(what: &'static str) {
+    with(|runtime| {
+        if let Some(Runtime::Sim(shard)) = runtime {
+            shard.mark(what);
+        }
+    });
+}
+
 /// Something was delivered by the reactor of this thread just now.
 pub(super) fn note_reactor_ran() {
     with(|runtime| {

@@ -95,13 +95,7 @@ impl SharedFile {
                 let file = Arc::clone(file);
                 blocking::run(Kind::Transfer, "read", move || read_at(&file, pos, len)).await
             }
-            Handle::Sim(file) => {
-                let mut bytes = vec![0; len];
-                file.read_at(pos, &mut bytes).await.map(|count| {
-                    bytes.truncate(count);
-                    bytes
-                })
-            }
+            Handle::Sim(file) => read_in_sim(file, pos, len).await,
         };
         read.map(Bytes::from)
             .map_err(|error| named(&error, &format!("read {len} bytes at {pos}"), self.path()))
@@ -114,6 +108,20 @@ impl SharedFile {
             Handle::Sim(_) => None,
         }
     }
+}
+
+async fn read_in_sim(file: &SimFile, pos: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let at = pos + u64::try_from(done).unwrap_or(u64::MAX);
+        match file.read_at(at, rest).await? {
+            0 => break,
+            count => done += count,
+        }
+    }
+    bytes.truncate(done);
+    Ok(bytes)
 }
 
 fn read_at(file: &std::fs::File, pos: u64, len: usize) -> io::Result<Vec<u8>> {

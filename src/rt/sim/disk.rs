@@ -20,7 +20,7 @@ use super::changes::Content;
 pub use super::changes::CrashMode;
 use super::names::{Edit, Names};
 use super::rng::Rng;
-use crate::rt::file::OpenOptions;
+use crate::rt::file::{ALIGNMENT, OpenOptions};
 use crate::rt::fs::DirEntry;
 
 const ROOT: u64 = 1;
@@ -107,6 +107,8 @@ struct State {
     capacity: Option<u64>,
     /// Once in so many flushes takes seconds.
     slow_flushes: Option<u64>,
+    /// Once in so many reads returns less than there is.
+    short_reads: Option<u64>,
     fired: BTreeMap<&'static str, u64>,
 }
 
@@ -141,6 +143,7 @@ impl SimDisk {
             faults: Vec::new(),
             capacity: None,
             slow_flushes: None,
+            short_reads: None,
             fired: BTreeMap::new(),
         };
         Self {
@@ -206,6 +209,12 @@ impl SimDisk {
     /// Lets one in so many flushes take seconds.
     pub fn set_slow_flushes(&self, once_in: Option<u64>) {
         self.state.borrow_mut().slow_flushes = once_in;
+    }
+
+    /// Lets one in so many reads of more than a page return a part of it, whole pages, as read(2)
+    /// may.
+    pub fn set_short_reads(&self, once_in: Option<u64>) {
+        self.state.borrow_mut().short_reads = once_in;
     }
 
     /// How often faults have hit since this was asked last, by kind.
@@ -419,10 +428,11 @@ impl SimDisk {
         let mut state = self.state.borrow_mut();
         let path = state.open_file(inode)?.path.clone();
         state.fault(DiskOp::Read, Path::new(&path))?;
+        let there = state.open_file(inode)?.content.live().len();
+        let count = there.saturating_sub(index(pos)).min(buf.len());
+        let count = state.shortened(count);
         let live = state.open_file(inode)?.content.live();
-        let rest = live.get(index(pos)..).unwrap_or_default();
-        let count = rest.len().min(buf.len());
-        buf[..count].copy_from_slice(&rest[..count]);
+        buf[..count].copy_from_slice(live.get(index(pos)..).unwrap_or_default()[..count].as_ref());
         Ok(count)
     }
 
@@ -574,6 +584,18 @@ impl State {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// What a read of so many bytes returns.
+    fn shortened(&mut self, count: usize) -> usize {
+        let pages = count.saturating_sub(1) / ALIGNMENT;
+        match self.short_reads {
+            Some(once_in) if pages > 0 && self.rng.chance(once_in) => {
+                self.note_fired("short read");
+                ALIGNMENT * (1 + self.rng.index(pages))
+            }
+            _ => count,
+        }
     }
 
     fn note_fired(&mut self, what: &'static str) {

@@ -5,7 +5,7 @@
 //! anything is ready and then jumps to the next timer.
 //! Invariants: [sim-progress] a run in which nothing is ready and no timer is set has deadlocked:
 //! it panics with the seed and the names of the tasks that wait. So does one that runs three
-//! million steps without the clock moving.
+//! million steps without the clock moving, or thirty million in all.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -30,6 +30,8 @@ const START_UNIX_MS: i64 = 1_735_689_600_000;
 
 /// Steps without the clock moving that count as a livelock.
 const STEPS_AT_ONE_TIME_MAX: u64 = 3_000_000;
+/// Steps of a whole run that count as one, too: tasks that ask each other for ever take some time.
+const STEPS_MAX: u64 = 30_000_000;
 /// Of so many more, the tasks are named.
 const BUSY_STEPS: u64 = 1000;
 
@@ -65,6 +67,8 @@ impl Sim {
             net: SimNet::new(seed),
             budget: Budget::new(IO_MEMORY),
             trace: Cell::new(seed),
+            wall_offset_ms: Cell::new(0),
+            marks: RefCell::default(),
         };
         Self {
             shard: Rc::new(shard),
@@ -114,6 +118,17 @@ impl Sim {
         self.shard.trace.get()
     }
 
+    /// How often the program came by the places that `rt::mark` names.
+    pub fn marks(&self) -> BTreeMap<&'static str, u64> {
+        self.shard.marks.borrow().clone()
+    }
+
+    /// Sets the wall clock, and nothing else, forward or back.
+    pub fn step_wall_clock(&self, by_ms: i64) {
+        let offset_ms = &self.shard.wall_offset_ms;
+        offset_ms.set(offset_ms.get() + by_ms);
+    }
+
     /// The virtual time.
     pub fn now(&self) -> Instant {
         self.shard.now()
@@ -134,6 +149,10 @@ pub(in crate::rt) struct SimShard {
     net: SimNet,
     budget: Budget,
     trace: Cell<u64>,
+    /// What the wall clock is ahead of the virtual time.
+    wall_offset_ms: Cell<i64>,
+    /// Places of the program that were passed, by name.
+    marks: RefCell<BTreeMap<&'static str, u64>>,
 }
 
 struct SimTaskSlot {
@@ -176,7 +195,7 @@ impl SimShard {
     fn drive<F: Future>(&self, main: &mut Pin<&mut F>) -> Option<F::Output> {
         let main_wake = self.task_wake(MAIN);
         Waker::from(Arc::clone(&main_wake)).wake();
-        let mut steps = 0_u64;
+        let (mut steps, mut all_steps) = (0_u64, 0_u64);
         let mut busy = BTreeSet::new();
         loop {
             if self.disk.is_crashed() {
@@ -188,6 +207,12 @@ impl SimShard {
                 continue;
             };
             steps += 1;
+            all_steps += 1;
+            assert!(
+                all_steps < STEPS_MAX,
+                "[sim-progress] seed {}: {all_steps} steps and no end",
+                self.seed
+            );
             if steps > STEPS_AT_ONE_TIME_MAX {
                 busy.insert(self.name_of(id));
             }
@@ -364,7 +389,12 @@ impl SimShard {
     }
 
     pub(in crate::rt) fn unix_ms(&self) -> i64 {
-        START_UNIX_MS + i64::try_from(self.clock.get() / 1_000_000).unwrap_or(i64::MAX / 2)
+        let since = i64::try_from(self.clock.get() / 1_000_000).unwrap_or(i64::MAX / 2);
+        START_UNIX_MS + self.wall_offset_ms.get() + since
+    }
+
+    pub(in crate::rt) fn mark(&self, what: &'static str) {
+        *self.marks.borrow_mut().entry(what).or_default() += 1;
     }
 
     pub(in crate::rt) fn random_u64(&self) -> u64 {

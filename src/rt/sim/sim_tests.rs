@@ -10,7 +10,7 @@ use super::{CrashMode, DiskOp, Fault, NetFaults, Sim, SimDisk};
 use crate::rt::file::{ALIGNMENT, File, OpenOptions};
 use crate::rt::net::{PortClaim, TcpStream};
 use crate::rt::sync::{Queue, oneshot};
-use crate::rt::{IoBuf, Lane, fs, now, random_u64, sleep, spawn, unix_ms, yield_now};
+use crate::rt::{IoBuf, Lane, SharedFile, fs, now, random_u64, sleep, spawn, unix_ms, yield_now};
 
 const BLOCK: u64 = 4096;
 
@@ -327,4 +327,45 @@ fn a_flush_may_take_seconds() {
     });
     assert!(took >= Duration::from_millis(200), "{took:?}");
     assert_eq!(sim.disk().take_fired()["slow flush"], 1);
+}
+
+/// A device that cannot read a page returns what lies before it. Taken for the end of the file,
+/// that hid the blocks of the journal behind it.
+#[test]
+fn a_short_read_is_not_taken_for_the_end_of_the_file() {
+    let sim = Sim::new(5);
+    let len = 40 * usize::try_from(BLOCK).unwrap() + 700;
+    let content: Vec<u8> = (0..len).map(|n| n.to_le_bytes()[n % 3]).collect();
+    sim.run(async {
+        fs::write_new("/long", content.clone()).await.unwrap();
+        sim.disk().set_short_reads(Some(1));
+        let file = File::open("/long", &OpenOptions::direct_read())
+            .await
+            .unwrap();
+        let whole = file.read_at(0, 40 * ALIGNMENT).await.unwrap();
+        assert_eq!(&whole[..], &content[..40 * ALIGNMENT]);
+        let end = file.read_at(39 * BLOCK, 4 * ALIGNMENT).await.unwrap();
+        assert_eq!(&end[..], &content[39 * ALIGNMENT..], "less at its end");
+        assert!(
+            file.read_at(44 * BLOCK, ALIGNMENT)
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        let shared = SharedFile::open("/long").await.unwrap();
+        let read = shared.read_at(5, len).await.unwrap();
+        assert_eq!(&read[..], &content[5..]);
+    });
+    assert!(sim.disk().take_fired()["short read"] > 3);
+}
+
+#[test]
+fn the_wall_clock_is_set_and_the_other_goes_on() {
+    let sim = Sim::new(5);
+    let (wall, passed) = sim.run(async {
+        let (start, wall) = (now(), unix_ms());
+        sim.step_wall_clock(-3_600_000);
+        (unix_ms() - wall, start.elapsed())
+    });
+    assert_eq!((wall, passed), (-3_600_000, Duration::ZERO));
 }
