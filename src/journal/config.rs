@@ -66,7 +66,8 @@ impl JournalConfig {
     pub fn for_ring(ring_bytes: u64, message_bytes_max: usize) -> Self {
         let page = to_u64(ALIGNMENT_BYTES);
         let one_message = to_u64(message_bytes_max) + 4 * page;
-        let wanted = (ring_bytes / FILES_WANTED).clamp(MIB, FILE_BYTES_MAX);
+        let least = MIB.min(ring_bytes / FILES_MIN); // of a ring that is small for a test
+        let wanted = (ring_bytes / FILES_WANTED).clamp(least, FILE_BYTES_MAX);
         let file_bytes = wanted.max(one_message).next_multiple_of(page);
         Self {
             ring_bytes,

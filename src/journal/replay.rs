@@ -24,7 +24,7 @@ use crate::journal::checkpoint_file::{self, Retired, Stored};
 use crate::journal::entry::Entry;
 use crate::journal::ring::{FILE_START, Slot};
 use crate::journal::ring_reader::{BlockRef, Found, RingReader};
-use crate::rt::{fs, random_u64};
+use crate::rt::{fs, mark, random_u64};
 
 /// Blocks that are looked at behind a gap: more than a committer keeps in flight.
 const LOOK_BEHIND_BLOCKS: usize = 80;
@@ -287,12 +287,14 @@ impl Replay {
             if newest <= checkpoint.run() {
                 let anchor = checkpoint.anchor;
                 if checkpoint.state == CheckpointState::Stopped {
+                    mark("replay: stopped ring");
                     self.end = Some(ReplayEnd::Stopped);
                 }
                 self.slot = anchor.slot;
                 self.link = anchor.link;
                 return Ok(());
             }
+            mark("replay: older checkpoint");
             self.is_checkpoint_old = true;
         }
         let blocks = self.reader.scan_all().await?;
@@ -331,9 +333,14 @@ impl Replay {
                 Found::Header(_) | Found::Unreadable | Found::Nothing => continue,
             };
             let Some(bytes) = self.reader.block(slot, &header).await? else {
+                mark("replay: block not whole");
                 broken = broken.or(Some(slot));
                 continue;
             };
+            mark(match number {
+                0 => "replay: block behind the last",
+                _ => "replay: block in another file",
+            });
             let sequence = header.link.sequence;
             let entries = block::entries(&bytes, &header).map_err(|error| {
                 let file = self.reader.path(slot.file);
@@ -392,6 +399,11 @@ impl Replay {
         let position = place.offset;
         if !was_durable && unreadable.is_none() {
             let is_torn = broken.is_some() || !later.is_empty();
+            mark(match (is_torn, later.is_empty()) {
+                (false, _) => "replay: clean end",
+                (true, true) => "replay: torn end",
+                (true, false) => "replay: torn end, blocks behind it",
+            });
             let torn = ReplayEnd::Torn { file, position };
             self.end = Some(if is_torn { torn } else { ReplayEnd::Clean });
             return Ok(());

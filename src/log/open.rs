@@ -193,11 +193,18 @@ impl Log {
         let last = listing.logs.last_key_value();
         let mut found = match (state, last) {
             (Some(state), _) if listing.agrees_with(&dir, &state)? => {
+                rt::mark("open: state agrees with the files");
                 listing.check_start(&dir, state.log_start)?;
                 state
             }
-            (_, Some((base, len))) => rebuild(&dir, &listing, &settings, (*base, *len)).await?,
-            (_, None) => LogCheckpoint::default(),
+            (_, Some((base, len))) => {
+                rt::mark("open: state made anew");
+                rebuild(&dir, &listing, &settings, (*base, *len)).await?
+            }
+            (_, None) => {
+                rt::mark("open: empty");
+                LogCheckpoint::default()
+            }
         };
         found.destaged_position = align_down(found.end_position);
         if let Some((first, _)) = listing.logs.first_key_value() {
@@ -244,9 +251,11 @@ impl Log {
             )
         };
         if start == end {
+            rt::mark("open: nothing to carry");
             self.state.borrow_mut().is_prepared = true;
             return Ok(None);
         }
+        rt::mark("open: last block carried");
         let file = self.open_segment_file(base).await?;
         let len = usize::try_from(end - start).unwrap_or(usize::MAX);
         let bytes = file.read_exact(start, len).await?;
@@ -527,6 +536,7 @@ async fn check_torn(
 /// Cuts a segment to its whole batches, durably.
 async fn cut(path: &Path, len: u64, end: FilePosition) -> Result<(), Error> {
     if end < len {
+        rt::mark("open: torn end cut");
         let options = rt::OpenOptions::direct();
         let file = rt::File::open(path, &options).await?;
         file.truncate(end).await?;

@@ -34,7 +34,7 @@ use crate::journal::entry::{Entry, EntryKind};
 use crate::model::ids::TopicPartition;
 use crate::model::offset::{FilePosition, Offset};
 use crate::model::record_batch::{BatchHeader, iter_batches};
-use crate::rt::{SharedFile, fs};
+use crate::rt::{SharedFile, fs, mark};
 
 /// One partition under recovery.
 pub(super) struct PartitionReplay {
@@ -110,10 +110,17 @@ impl PartitionReplay {
         let is_record = idle.base_from == BaseFrom::Record && idle.record.is_some();
         let (found, indexer) = match idle.base_from {
             BaseFrom::Record => match idle.record.take() {
-                Some(record) => (Some(record), None),
-                None => (listing.state(&dir)?, None),
+                Some(record) => {
+                    mark("replay: base from the checkpoint");
+                    (Some(record), None)
+                }
+                None => {
+                    mark("replay: base from the partition");
+                    (listing.state(&dir)?, None)
+                }
             },
             from => {
+                mark("replay: base from segments");
                 let (base, indexer) = base_in_segments(&dir, &listing, idle, from, first).await?;
                 (Some(base), indexer)
             }
@@ -173,6 +180,7 @@ impl PartitionReplay {
             EntryKind::LogStart if breaks::is_on(Break::ControlEntrySkipped) => Ok(()),
             EntryKind::Truncate if breaks::is_on(Break::TruncationSkipped) => Ok(()),
             EntryKind::LogStart => {
+                mark("replay: log start moved");
                 self.at.log_start = self.at.log_start.max(entry.base_offset);
                 self.base.log_start = self.base.log_start.max(entry.base_offset);
                 Ok(())
@@ -206,6 +214,10 @@ impl PartitionReplay {
             && entry.segment_base == self.at.segment_base
             && entry.file_position <= self.written_end;
         if joins {
+            mark(match self.gap {
+                Some(_) => "replay: hole closed by carried bytes",
+                None => "replay: carried bytes join",
+            });
             self.gap = None;
         }
         self.gap.is_some() || self.broken.is_some()
@@ -213,6 +225,7 @@ impl PartitionReplay {
 
     async fn write(&mut self, entry: Entry) -> Result<(), Error> {
         if entry.segment_base < self.at.segment_base {
+            mark("replay: entry of a segment before the base");
             return Ok(()); // sealed before the base
         }
         if entry.segment_base > self.at.segment_base {
@@ -222,6 +235,7 @@ impl PartitionReplay {
         let payload = entry.payload.into_bytes();
         let end = start + to_u64(payload.len());
         if start > self.written_end {
+            mark("replay: hole before an entry");
             let path = self.path(FileKind::Log);
             return Err(Error::corrupt(
                 path,
@@ -231,17 +245,24 @@ impl PartitionReplay {
         }
         let flushed = self.flushed_position();
         let skip = usize::try_from(flushed.saturating_sub(start)).unwrap_or(usize::MAX);
+        mark(match skip {
+            0 => "replay: entry written",
+            skip if skip < payload.len() => "replay: entry written in part",
+            _ => "replay: entry flushed before",
+        });
         if skip < payload.len() {
             self.put(start.max(flushed), payload.slice(skip..)).await?;
         }
         self.written_end = self.written_end.max(end);
         if end <= self.at.end_position {
+            mark("replay: batches known to the base");
             return Ok(());
         }
         self.load_indexer().await?;
         if start == self.at.end_position {
             return self.include_all(&payload);
         }
+        mark("replay: carried bytes inside a batch");
         // a carried stretch that begins inside a batch: its header is in the file
         self.writes.commit().await?;
         self.include_from_file().await
@@ -343,8 +364,10 @@ impl PartitionReplay {
         });
         let found = found.or_else(|| self.is_hollow().then(Default::default));
         let indexer = if let Some(indexes) = found {
+            mark("replay: index resumed");
             Indexer::resume(base, interval, end, self.at.max_timestamp, indexes)
         } else {
+            mark("replay: index made anew");
             self.at.offset_index_entries = 0;
             self.at.time_index_entries = 0;
             self.writes.commit().await?;
@@ -363,6 +386,7 @@ impl PartitionReplay {
             return Err(self.corrupt(self.at.end_position, Damage::Gap { next }));
         }
         self.complete_segment().await?;
+        mark("replay: segment begun");
         self.start_segment(entry.segment_base);
         Ok(())
     }
@@ -399,6 +423,9 @@ impl PartitionReplay {
             if self.file_len < end {
                 let missing = end - self.file_len;
                 return Err(self.corrupt(self.file_len, Damage::Short { missing }));
+            }
+            if self.file_len > end {
+                mark("replay: segment cut to its batches");
             }
             self.writes.cut(&self.log_path(), end);
             self.file_len = end;
@@ -592,9 +619,11 @@ impl PartitionReplay {
         if let Some(Hollow {
             error, next_offset, ..
         }) = self.hollow.take()
-            && next_offset.is_none_or(|end| end > log_start)
         {
-            return Err(error);
+            if next_offset.is_none_or(|end| end > log_start) {
+                return Err(error);
+            }
+            mark("replay: segment was removed by retention");
         }
         // what entries wrote from the start on may have had a name that a crash took back, while
         // it left that of a later segment
@@ -605,6 +634,7 @@ impl PartitionReplay {
         self.complete_segment().await?;
         let (base, next_offset) = (self.at.segment_base, self.at.next_offset);
         if self.has_all() && self.listing.reaches_above(base, next_offset) {
+            mark("replay: files above the end removed");
             remove_above(&self.dir, base, next_offset).await?;
         }
         let epochs = self.at.epochs.encode();

@@ -207,6 +207,7 @@ async fn tidy_topics(
             continue;
         };
         if name.ends_with(SET_ASIDE_SUFFIX) {
+            rt::mark("recovery: directory set aside before");
             set_aside.push(path);
             continue;
         }
@@ -224,6 +225,7 @@ async fn tidy_topics(
     for ((path, topic, partition), text) in found.into_iter().zip(texts) {
         let id = text.and_then(|text| topic_id(&text));
         if id.is_some_and(|id| image.is_tombstoned(id)) {
+            rt::mark("recovery: directory of a deleted topic");
             set_aside.push(delete::set_aside(&path).await?.path);
             is_renamed = true;
             continue;
@@ -267,6 +269,7 @@ async fn tidy_spares(data_dir: &Path) -> Result<Vec<PathBuf>, Error> {
     }
     rt::fs::create_dir_all(&spares).await?;
     if entries.iter().any(|entry| entry.name == reserve::FILE_NAME) {
+        rt::mark("recovery: reserve given up");
         rt::fs::remove_file(data_dir.join(reserve::FILE_NAME)).await?;
     }
     rt::fs::sync_dir(data_dir).await?;
@@ -496,7 +499,7 @@ impl Input<'_> {
             let id = entry.topic_partition;
             let is_known = self.recovery.knows(id) || has_checkpoint;
             if self.image.is_tombstoned(id.topic) || self.sources.get(&id) == Some(&source) {
-                // gone, or held already
+                rt::mark("recovery: entry of a deleted topic"); // or held already
             } else if is_known {
                 self.in_journals.insert(id);
                 self.recovery.apply(entry).await?;
