@@ -11,6 +11,7 @@ use super::address::Cores;
 use super::broker::BrokerConfig;
 use super::table::Shares;
 use super::units::{format_about, format_size};
+use crate::model::limits;
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct ShardSettings {
     pub writes_in_flight: u32,
     /// Size of the writes into segments.
     pub destage_bytes: u64,
+    /// A log of committed offsets is not rewritten while it is smaller.
+    pub offsets_log_bytes_min: u64,
     /// Shares of the task queues.
     pub shares: Shares,
     /// The largest request: the setting, or what the request pool can hold.
@@ -199,6 +202,7 @@ pub fn resolve(
         commit_delay: config.commit_delay,
         writes_in_flight: config.writes_in_flight,
         destage_bytes: buffer(config, "destage.size", config.destage_size, &pools)?,
+        offsets_log_bytes_min: limits::OFFSETS_LOG_BYTES_MIN,
         shares: config.shares,
         request_bytes_max: config.socket_request_max_bytes.min(request_pool),
     })

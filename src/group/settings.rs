@@ -91,7 +91,7 @@ impl Default for GroupSettings {
             offsets_retention_ms: 10_080 * 60 * 1000,
             offsets_retention_check_interval_ms: 600_000,
             offsets_partition_count: crate::model::limits::OFFSETS_TOPIC_PARTITIONS,
-            rewrite_log_bytes_min: 4 * 1024 * 1024,
+            rewrite_log_bytes_min: crate::model::limits::OFFSETS_LOG_BYTES_MIN,
             rewrite_live_multiple: 4,
             rewrite_batch_bytes: REWRITE_BATCH_BYTES,
         }

@@ -38,6 +38,8 @@ pub const PRODUCER_KEPT_MS: i64 = 60 * 60 * 1000;
 pub const SEQUENCE_MAX: i32 = i32::MAX;
 /// Partitions of `__consumer_offsets`, Kafka's default.
 pub const OFFSETS_TOPIC_PARTITIONS: i32 = 50;
+/// Below this a log of committed offsets is not worth rewriting.
+pub const OFFSETS_LOG_BYTES_MIN: u64 = 4 << 20;
 /// Kafka's default for `offset.metadata.max.bytes`.
 pub const OFFSET_METADATA_BYTES_DEFAULT: usize = 4096;
 /// Largest decompressed size of one batch, when a rule needs its records.

@@ -56,7 +56,11 @@ impl Shard {
     /// Makes the coordinator and lets it load the offsets partitions at home here.
     pub(crate) fn start_groups(self: &Rc<Self>) {
         let state_bytes_max = self.settings().memory_bytes / GROUPS_MEMORY_DIVISOR;
-        let settings = group_settings(&self.config(), state_bytes_max);
+        let log_bytes_min = self.settings().offsets_log_bytes_min;
+        let settings = GroupSettings {
+            rewrite_log_bytes_min: log_bytes_min,
+            ..group_settings(&self.config(), state_bytes_max)
+        };
         let log: Rc<dyn OffsetsLog> = Rc::new(ShardOffsets(Rc::downgrade(self)));
         let barrier: Rc<dyn InputBarrier> = Rc::new(ShardBarrier(Rc::downgrade(self)));
         let coordinator = GroupCoordinator::new(settings, log, barrier);
