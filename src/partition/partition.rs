@@ -16,6 +16,7 @@ use crate::journal::journal::Owner;
 use crate::log::log::{Log, NewBatch};
 use crate::log::producer_state::Verdict;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
+use crate::model::log_offsets::LogOffsets;
 use crate::model::offset::Offset;
 use crate::partition::error::Error;
 use crate::partition::reads::{Available, EpochQuestion, FetchPart};
@@ -104,7 +105,7 @@ impl Partition {
 
     /// Consumers read below this.
     pub fn high_watermark(&self) -> Offset {
-        self.log.offsets().high_watermark
+        self.visible().high_watermark
     }
 
     /// Its topic is deleted: nobody waits for its bytes any more.
@@ -213,14 +214,20 @@ impl Partition {
         self.fetches.borrow_mut().wake_all();
     }
 
-    /// What a fetch would find; or where the log of whoever asks leaves this one (KIP-595).
-    pub fn available(&self, part: &FetchPart) -> Result<Available, Error> {
-        self.check_open()?;
-        self.check_epoch(part.current_leader_epoch)?;
+    /// Where readers may go.
+    fn visible(&self) -> LogOffsets {
         let mut offsets = self.log.offsets();
         if breaks::is_on(Break::VisibleBeforeDurable) {
             offsets.high_watermark = offsets.log_end;
         }
+        offsets
+    }
+
+    /// What a fetch would find; or where the log of whoever asks leaves this one (KIP-595).
+    pub fn available(&self, part: &FetchPart) -> Result<Available, Error> {
+        self.check_open()?;
+        self.check_epoch(part.current_leader_epoch)?;
+        let offsets = self.visible();
         let mut available = Available {
             size_bytes: 0,
             high_watermark: offsets.high_watermark,
