@@ -115,6 +115,12 @@ impl Default for LogCheckpoint {
 }
 
 impl LogCheckpoint {
+    /// The segment, if its flushed bytes end inside a batch.
+    pub(super) fn cut_batch(&self) -> Option<Offset> {
+        let is_cut = align_down(self.destaged_position) > self.end_position;
+        is_cut.then_some(self.segment_base)
+    }
+
     /// Of a log without batches that starts at `start`.
     pub fn empty_at(start: Offset) -> Self {
         Self {

@@ -158,6 +158,7 @@ impl Log {
         flushed?;
         let mut state = self.state.borrow_mut();
         state.truncations_told = state.destaged.truncations;
+        state.stand_told = state.destaged.cut_batch();
         Ok(state.is_changed.then(|| {
             let mut found = LogCheckpoint {
                 log_start: state.offsets.log_start,
@@ -178,6 +179,7 @@ impl Log {
     pub fn on_checkpointed(&self) {
         let mut state = self.state.borrow_mut();
         state.truncations_kept = state.truncations_told;
+        state.stand_kept = state.stand_told;
     }
 
     /// The oldest journal entry with bytes that are in no segment: destaging or carrying frees it.

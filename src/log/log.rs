@@ -197,6 +197,11 @@ pub(super) struct State {
     /// The last truncation that a checkpoint was told of, and the last that a durable one has.
     pub(super) truncations_told: u64,
     pub(super) truncations_kept: u64,
+    /// The segment inside a batch of which a checkpoint stands: what the last one was told, and
+    /// what the last durable one has. Carried bytes go on inside that batch, whose header is in the
+    /// file alone.
+    pub(super) stand_told: Option<Offset>,
+    pub(super) stand_kept: Option<Offset>,
     /// Whether a start would not find `destaged` in `partition.state`.
     pub(super) is_changed: bool,
     /// Sealed segments below the log start that are to be unlinked.
@@ -321,6 +326,8 @@ impl Log {
             is_truncating: false,
             truncations_told: truncations,
             truncations_kept: truncations,
+            stand_told: None,
+            stand_kept: None,
             is_changed: false,
             retired: Vec::new(),
         };

@@ -130,7 +130,8 @@ impl Log {
 
     /// Gives the segments below the log start names that say so, and hands them over to be given
     /// back to the file system. Readers that have them open go on. Returns their bytes. After a
-    /// truncation they stay until a checkpoint has it: replay would repeat it, in its segment.
+    /// truncation they stay until a checkpoint has it: replay would repeat it, in its segment. So
+    /// does the segment inside a batch of which the last checkpoint stands, and all behind it.
     ///
     /// Cancel: safe; what is left is removed by the next call.
     pub async fn delete_retired(&self) -> Result<u64, Error> {
@@ -160,6 +161,9 @@ impl Log {
             let Some(segment) = retired else {
                 return Ok(());
             };
+            if self.state.borrow().is_stood_in(segment.base_offset) {
+                return Ok(());
+            }
             deleted.extend(self.delete_segment(&segment).await?);
             self.state.borrow_mut().retired.remove(0);
             metrics::local().increment(Counter::SegmentsDeleted);

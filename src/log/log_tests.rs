@@ -821,6 +821,35 @@ fn the_segment_of_a_truncation_stays_until_a_checkpoint_has_it() {
     });
 }
 
+/// The checkpoint stands inside a batch, and what was carried goes on behind its header: without
+/// the file nothing could join it, and the partition stayed offline.
+#[test]
+fn the_segment_inside_a_batch_of_which_the_checkpoint_stands_stays_until_the_next() {
+    Sim::new(28).run(async {
+        let log = open(small_segments()).await;
+        fill(&log, 5).await;
+        log.destage().await.unwrap();
+        let found = log.checkpoint().await.unwrap().unwrap();
+        assert!(found.destaged_position > found.end_position, "{found:?}");
+        log.on_checkpointed();
+        let mut entries = vec![log.carry(64 << 10).unwrap()];
+        log.on_carried(Position(6));
+        entries.extend(fill(&log, 80).await);
+        log.destage().await.unwrap();
+        let start = Offset::new(700);
+        entries.push(log.log_start_entry(start).unwrap().unwrap());
+        log.advance_log_start(start);
+        assert_eq!(log.delete_retired().await.unwrap(), 0);
+        let (end, bytes) = (log.offsets().log_end, read_all(&log, 700).await);
+        log.checkpoint().await.unwrap().unwrap();
+        assert_eq!(log.delete_retired().await.unwrap(), 0, "it may be lost");
+        drop(log);
+        let log = recover(&entries, Some(found.encode())).await;
+        assert_eq!(log.offsets().log_end, end);
+        assert_eq!(read_all(&log, 700).await, bytes);
+    });
+}
+
 #[test]
 fn a_truncation_is_repeated_though_the_segment_that_recovery_begins_with_is_gone() {
     Sim::new(22).run(async {

@@ -80,6 +80,17 @@ pub(super) struct Idle {
     pub(super) base_from: BaseFrom,
 }
 
+impl Idle {
+    /// What its base will be, as a simulation counts it.
+    pub(super) fn base_name(&self) -> &'static str {
+        match self.base_from {
+            BaseFrom::Record if self.record.is_some() => "replay: base from the checkpoint",
+            BaseFrom::Record => "replay: base from the partition",
+            BaseFrom::Segments | BaseFrom::Intact => "replay: base from segments",
+        }
+    }
+}
+
 enum Slot {
     Idle(Box<Idle>),
     Replaying(Box<PartitionReplay>),

@@ -108,19 +108,13 @@ impl PartitionReplay {
         }
         // a record counts on the journal for what is above its destaged position; the others do not
         let is_record = idle.base_from == BaseFrom::Record && idle.record.is_some();
+        mark(idle.base_name());
         let (found, indexer) = match idle.base_from {
             BaseFrom::Record => match idle.record.take() {
-                Some(record) => {
-                    mark("replay: base from the checkpoint");
-                    (Some(record), None)
-                }
-                None => {
-                    mark("replay: base from the partition");
-                    (listing.state(&dir)?, None)
-                }
+                Some(record) => (Some(record), None),
+                None => (listing.state(&dir)?, None),
             },
             from => {
-                mark("replay: base from segments");
                 let (base, indexer) = base_in_segments(&dir, &listing, idle, from, first).await?;
                 (Some(base), indexer)
             }

@@ -234,6 +234,11 @@ impl State {
         self.is_truncating || self.destaged.truncations > self.truncations_kept
     }
 
+    /// Whether replay may need the segment's file to read a batch that carried bytes go on with.
+    pub(super) fn is_stood_in(&self, base: Offset) -> bool {
+        [self.stand_told, self.stand_kept].contains(&Some(base))
+    }
+
     fn finish_truncation(&mut self, truncation: &Truncation) {
         let end = truncation.next_offset;
         let offsets = &mut self.offsets;
