@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_util::future::{Either, FutureExt as _, select};
 
@@ -23,6 +24,9 @@ use crate::rt::sync::{Notify, oneshot};
 use crate::shard::calls::AppendPart;
 use crate::shard::shard::Shard;
 use crate::telemetry::names::Counter;
+
+/// How often a stop looks whether appends still wait.
+const DRAIN_POLL: Duration = Duration::from_millis(1);
 
 /// Batches that wait for their turn.
 pub(crate) struct Appends {
@@ -241,6 +245,6 @@ pub(crate) async fn complete(shard: Rc<Shard>) {
 /// Waits until the appends that were submitted before are done.
 pub(crate) async fn drained(shard: &Shard) {
     while !shard.appends.waiting.borrow().is_empty() {
-        rt::yield_now().await;
+        rt::sleep(DRAIN_POLL).await; // they may wait for the disk to free the ring
     }
 }
