@@ -7,10 +7,12 @@
 //! - `seed.rs`: one seed from its first life to its last.
 //! - `world.rs`: what its clients share.
 //! - `clients/`, `checkers/`: who asks, and what must hold.
+//! - `rot.rs`: what a disk does to what lies on it.
 //! - `wire.rs`: a client's connection.
 
 mod checkers;
 mod clients;
+mod rot;
 pub mod seed;
 mod wire;
 mod world;

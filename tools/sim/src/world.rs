@@ -13,7 +13,7 @@ use corelog::rt::sim::Rng;
 
 use crate::checkers::groups::Generations;
 use crate::checkers::offsets::GroupOffsets;
-use crate::checkers::records::{Known, PartitionRecords};
+use crate::checkers::records::{Expiry, Known, PartitionRecords};
 use crate::wire::Connection;
 
 /// Where the broker listens.
@@ -21,7 +21,26 @@ pub(crate) const BROKER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
 
 /// Topics that are there for good, and their partitions.
-pub(crate) const TOPICS: [(&str, i32); 2] = [("orders", 3), ("events", 2)];
+pub(crate) const TOPICS: [(&str, i32); 3] = [("orders", 3), ("events", 2), (TRAIL, 1)];
+
+/// The topic of which old records expire, by size and by time.
+pub(crate) const TRAIL: &str = "trail";
+
+/// Its settings.
+pub(crate) const TRAIL_CONFIGS: [(&str, &str); 3] = [
+    ("retention.bytes", "131072"),
+    ("retention.ms", "3600000"),
+    ("segment.bytes", "32768"),
+];
+
+/// What stays of it, whatever its size, as long as it is not old.
+const TRAIL_BYTES: i64 = 128 << 10;
+/// Its records are old from here on.
+const TRAIL_AGE_MS: i64 = 3_600_000;
+
+/// The wall clock goes so far from the true time at most: nothing but `TRAIL` gets old by it, not
+/// even what is known of a producer, which is kept for a day.
+pub(crate) const CLOCK_REACH_MS: i64 = 10 * 3_600_000;
 
 /// The topic that comes and goes.
 pub(crate) const CHURN: &str = "churn";
@@ -55,6 +74,13 @@ impl Place {
         };
         TOPICS.into_iter().flat_map(of).collect()
     }
+
+    /// Those of them of which nothing goes unless it is asked for.
+    pub(crate) fn lasting() -> Vec<Self> {
+        let mut places = Self::all();
+        places.retain(|place| place.topic != TRAIL);
+        places
+    }
 }
 
 /// How often things happened that a run must have seen.
@@ -87,13 +113,17 @@ pub(crate) const fn clients_rng(seed: u64) -> Rng {
 pub(crate) struct World {
     pub(crate) rng: RefCell<Rng>,
     records: RefCell<BTreeMap<Place, PartitionRecords>>,
-    pub(crate) offsets: RefCell<GroupOffsets>,
+    pub(crate) offsets: RefCell<BTreeMap<&'static str, GroupOffsets>>,
     pub(crate) generations: RefCell<Generations>,
     pub(crate) tally: RefCell<Tally>,
     operations: Cell<u64>,
     producer_ids: RefCell<BTreeSet<i64>>,
     /// Number of the broker that runs.
     pub(crate) life: Cell<u32>,
+    /// What the wall clock is ahead of the true time.
+    pub(crate) wall_offset_ms: Cell<i64>,
+    latest_ms: Cell<i64>,
+    number: Cell<i64>,
     is_over: Cell<bool>,
     has_topics: Cell<bool>,
 }
@@ -109,6 +139,9 @@ impl World {
             operations: Cell::new(0),
             producer_ids: RefCell::default(),
             life: Cell::new(0),
+            wall_offset_ms: Cell::new(0),
+            latest_ms: Cell::new(0),
+            number: Cell::new(0),
             is_over: Cell::new(false),
             has_topics: Cell::new(false),
         }
@@ -123,6 +156,12 @@ impl World {
     pub(crate) fn count(&self, what: &'static str) {
         self.operations.set(self.operations.get() + 1);
         self.tally.borrow_mut().add(what, 1);
+    }
+
+    /// A number higher than those before.
+    pub(crate) fn next_number(&self) -> i64 {
+        self.number.set(self.number.get() + 1);
+        self.number.get()
     }
 
     /// A producer got its id.
@@ -166,9 +205,43 @@ impl World {
         let Place {
             topic, partition, ..
         } = place;
-        f(records
-            .entry(place)
-            .or_insert_with(|| PartitionRecords::new(format!("{topic}-{partition}"))))
+        f(records.entry(place).or_insert_with(|| {
+            let expiry = (topic == TRAIL).then_some(Expiry {
+                kept_bytes: TRAIL_BYTES,
+                age_ms: TRAIL_AGE_MS,
+            });
+            PartitionRecords::new(format!("{topic}-{partition}"), expiry)
+        }))
+    }
+
+    /// A group's committed offsets.
+    pub(crate) fn with_offsets<R>(
+        &self,
+        group: &'static str,
+        f: impl FnOnce(&mut GroupOffsets) -> R,
+    ) -> R {
+        f(self.offsets.borrow_mut().entry(group).or_default())
+    }
+
+    /// An answer told of a partition's bounds; `known` is from before its request was sent.
+    pub(crate) fn on_bounds(&self, place: Place, known: Known, end: i64, log_start: i64) {
+        self.see_clock();
+        let latest_ms = self.latest_ms.get();
+        self.with(place, |records| {
+            records.on_time(latest_ms);
+            records.on_bounds(known, end, Some(log_start));
+        });
+    }
+
+    /// Remembers the latest time that the wall clock has shown.
+    pub(crate) fn see_clock(&self) {
+        self.latest_ms.set(self.latest_ms.get().max(rt::unix_ms()));
+    }
+
+    /// The wall clock was set.
+    pub(crate) fn on_clock(&self, by_ms: i64) {
+        self.wall_offset_ms.set(self.wall_offset_ms.get() + by_ms);
+        self.tally.borrow_mut().add("clock set", 1);
     }
 
     pub(crate) fn known(&self, place: Place) -> Known {
@@ -179,6 +252,12 @@ impl World {
     pub(crate) fn acknowledged(&self) -> u64 {
         let records = self.records.borrow();
         records.values().map(PartitionRecords::acknowledged).sum()
+    }
+
+    /// How often records went by themselves so far.
+    pub(crate) fn expired(&self) -> u64 {
+        let records = self.records.borrow();
+        records.values().map(PartitionRecords::expired).sum()
     }
 
     /// A connection, as soon as there are topics to use it for; `None` when it is over.

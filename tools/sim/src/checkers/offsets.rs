@@ -28,7 +28,14 @@ impl GroupOffsets {
 
     pub(crate) fn on_answered(&mut self, partition: i32, offset: i64) {
         let committed = self.partitions.entry(partition).or_default();
-        committed.answered = Some(offset);
+        // members commit higher numbers the later they are sent, and answers overtake each other
+        committed.answered = committed.answered.max(Some(offset));
+        committed.in_doubt.retain(|(_, other)| *other != offset);
+    }
+
+    /// It is told that the commit is not in force, and never will be.
+    pub(crate) fn on_refused(&mut self, partition: i32, offset: i64) {
+        let committed = self.partitions.entry(partition).or_default();
         committed.in_doubt.retain(|(_, other)| *other != offset);
     }
 

@@ -5,7 +5,9 @@
 //! deleted; [not-invented] what is read was sent; [once] a record of an idempotent
 //! producer has one offset; [in-order] a producer's records follow each other as they were sent;
 //! [dense] offsets have no gaps; [watermark-forward] [log-start-forward] neither goes back;
-//! [deleted-stays-deleted] the log start is not below what was deleted.
+//! [deleted-stays-deleted] the log start is not below what was deleted; [expired-only] what goes by
+//! itself is old, or beyond the size that is kept; [damage-told] what the disk has damaged is
+//! refused, or reaches the consumer with a checksum that says so, and nothing else does.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -56,6 +58,18 @@ impl RecordId {
     }
 }
 
+/// When records of a partition go by themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expiry {
+    /// So many bytes stay, unless they are old.
+    pub(crate) kept_bytes: i64,
+    /// Records older than this may go.
+    pub(crate) age_ms: i64,
+}
+
+/// More than a record takes in a segment.
+const RECORD_BYTES_MAX: i64 = 5 << 10;
+
 /// What is known before a request is sent, for its answer to be held against.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
@@ -77,12 +91,22 @@ pub(crate) struct PartitionRecords {
     /// Log starts above this were never asked for.
     log_start_max: i64,
     acknowledged: u64,
+    expiry: Option<Expiry>,
+    /// When the latest was sent of those below an offset, by that offset, as clients' clocks said.
+    sent_ms: BTreeMap<i64, i64>,
+    /// How often its log start has moved by itself.
+    expired: u64,
+    /// The latest time that any clock has shown.
+    now_ms: i64,
+    /// Offsets of batches that the disk has damaged: first, and behind the last.
+    damaged: BTreeMap<i64, i64>,
 }
 
 impl PartitionRecords {
-    pub(crate) fn new(name: String) -> Self {
+    pub(crate) fn new(name: String, expiry: Option<Expiry>) -> Self {
         Self {
             name,
+            expiry,
             ..Self::default()
         }
     }
@@ -109,7 +133,7 @@ impl PartitionRecords {
         &mut self,
         first: RecordId,
         count: u32,
-        base: i64,
+        (base, sent_ms): (i64, i64),
         is_idempotent: bool,
     ) {
         for n in 0..count {
@@ -120,11 +144,18 @@ impl PartitionRecords {
             self.note(base + i64::from(n), id, is_idempotent, "acknowledged");
         }
         self.end = self.end.max(base + i64::from(count));
+        self.sent_ms.insert(base, sent_ms);
         self.acknowledged += u64::from(count);
     }
 
     /// A record was read.
-    pub(crate) fn on_read(&mut self, offset: i64, value: &[u8], is_idempotent: fn(u32) -> bool) {
+    pub(crate) fn on_read(
+        &mut self,
+        offset: i64,
+        (value, sent_ms): (&[u8], i64),
+        is_idempotent: fn(u32) -> bool,
+    ) {
+        self.sent_ms.insert(offset, sent_ms);
         let id = RecordId::of(value).unwrap_or_else(|| {
             panic!(
                 "[not-invented] {} at {offset}: {:?} was never sent",
@@ -181,6 +212,8 @@ impl PartitionRecords {
         );
         self.end = self.end.max(high_watermark);
         let Some(log_start) = log_start else { return };
+        self.allow_expiry(log_start, high_watermark);
+        let name = &self.name;
         assert!(
             log_start >= known.log_start,
             "[log-start-forward] {name}: {log_start}, and it was {}",
@@ -193,6 +226,42 @@ impl PartitionRecords {
             self.log_start_max
         );
         self.log_start = self.log_start.max(log_start);
+    }
+
+    /// How often its log start has moved by itself.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired
+    }
+
+    /// The clock shows this.
+    pub(crate) fn on_time(&mut self, now_ms: i64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// Takes a log start for good that nobody asked for, if what is before it may have expired.
+    fn allow_expiry(&mut self, log_start: i64, high_watermark: i64) {
+        let Some(expiry) = self.expiry else { return };
+        if log_start <= self.log_start_max {
+            return;
+        }
+        let has_room = (high_watermark - log_start) * RECORD_BYTES_MAX >= expiry.kept_bytes;
+        let latest = self.sent_ms.range(..log_start).map(|(_, sent)| *sent).max();
+        let is_old = latest.is_none_or(|sent| self.now_ms - sent > expiry.age_ms);
+        if has_room || is_old {
+            self.log_start_max = log_start;
+            self.expired += 1;
+        }
+    }
+
+    /// The disk has damaged the batch of these offsets.
+    pub(crate) fn on_damage(&mut self, first: i64, next: i64) {
+        self.damaged.insert(first, next);
+    }
+
+    /// Where the damaged batch ends that holds `offset`.
+    pub(crate) fn damaged_until(&self, offset: i64) -> Option<i64> {
+        let (_, next) = self.damaged.range(..=offset).next_back()?;
+        Some(*next).filter(|next| offset < *next)
     }
 
     /// Records before `offset` are asked to be deleted.
@@ -219,7 +288,10 @@ impl PartitionRecords {
             "[acknowledged-stays] {name} ends at {end}, and {} was known",
             self.end
         );
-        let known = self.at.range(start..end).count();
+        let damaged = self.damaged.iter().flat_map(|(first, next)| *first..*next);
+        let unseen =
+            damaged.filter(|offset| (start..end).contains(offset) && !self.at.contains_key(offset));
+        let known = self.at.range(start..end).count() + unseen.count();
         let expected = usize::try_from(end - start).expect("start to end");
         assert_eq!(
             known, expected,

@@ -5,6 +5,7 @@ use std::io;
 use std::rc::Rc;
 
 use corelog::model::compression::Codec;
+use corelog::rt;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
@@ -130,6 +131,7 @@ impl Admin {
                 },
                 count: 2,
                 codec: Codec::None,
+                sent_ms: rt::unix_ms(),
             };
             self.next.set(self.next.get() + batch.count);
             world.with(place, |records| records.on_send(batch.first, batch.count));
@@ -140,7 +142,8 @@ impl Admin {
                 return Err(refused(code));
             }
             world.with(place, |records| {
-                records.on_acknowledged(batch.first, batch.count, base, false);
+                let told = (base, batch.sent_ms);
+                records.on_acknowledged(batch.first, batch.count, told, false);
             });
         }
         consumer::read_whole(world, connection, place).await
@@ -185,7 +188,7 @@ async fn delete(connection: &mut Connection, name: &'static str) -> io::Result<i
 
 /// Deletes the first records of a partition.
 async fn delete_records(world: &World, connection: &mut Connection) -> io::Result<()> {
-    let place = world.pick(&Place::all());
+    let place = world.pick(&Place::lasting());
     let (start, end) = consumer::bounds(world, connection, place).await?;
     let reach = start.abs_diff(end) / 2;
     let offset = start + i64::try_from(world.below(1 + reach)).expect("small");

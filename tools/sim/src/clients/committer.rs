@@ -41,13 +41,13 @@ impl Committer {
             }
             let (offset, life) = (self.next.get() + 1, world.life.get());
             self.next.set(offset);
-            world.offsets.borrow_mut().on_send(partition, offset, life);
+            world.with_offsets(GROUP, |offsets| offsets.on_send(partition, offset, life));
             let request = commit_request(GROUP, ("", -1), topic, partition, offset);
             let response = connection.call(&request, 8).await?;
             world.count("committed");
             let found = response.topics.first().and_then(|t| t.partitions.first());
             match found.ok_or(io::ErrorKind::InvalidData)?.error_code {
-                0 => world.offsets.borrow_mut().on_answered(partition, offset),
+                0 => world.with_offsets(GROUP, |offsets| offsets.on_answered(partition, offset)),
                 code => return Err(refused(code)),
             }
         }
@@ -102,7 +102,8 @@ pub(crate) async fn fetch(
         return Err(refused(found.error_code));
     }
     let (got, life) = (found.committed_offset, world.life.get());
-    let mut offsets = world.offsets.borrow_mut();
-    offsets.on_fetched(group, partition, got, life);
+    world.with_offsets(group, |offsets| {
+        offsets.on_fetched(group, partition, got, life);
+    });
     Ok(())
 }

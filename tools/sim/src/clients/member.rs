@@ -14,10 +14,14 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use crate::clients::committer;
 use crate::wire::Connection;
 use crate::world::{TOPICS, World, refused};
 
-const GROUP: &str = "together";
+/// The group that they are members of.
+pub(crate) const GROUP: &str = "together";
+const ILLEGAL_GENERATION: i16 = 22;
+const UNKNOWN_MEMBER: i16 = 25;
 const MEMBER_ID_REQUIRED: i16 = 79;
 
 /// Is a member until the world is over.
@@ -30,6 +34,7 @@ pub(crate) async fn run(world: Rc<World>) {
 
 async fn serve(world: &World, connection: &mut Connection) -> io::Result<()> {
     let mut member = String::new();
+    let mut before = None;
     while !world.is_over() {
         let joined = join(world, connection, &member).await?;
         member = joined.member_id.to_string();
@@ -43,8 +48,26 @@ async fn serve(world: &World, connection: &mut Connection) -> io::Result<()> {
             &member,
             &partitions,
         );
+        if let Some(generation) = before.filter(|before| *before < joined.generation_id) {
+            let late = (member.as_str(), generation);
+            let code = commit(world, connection, late, 0, Expected::Refused).await?;
+            assert_ne!(
+                code, 0,
+                "[generation-fenced] {member} commits as of generation {generation} in {}",
+                joined.generation_id
+            );
+        }
+        before = Some(joined.generation_id);
         for _ in 0..=world.below(8) {
             rt::sleep(Duration::from_millis(20 + world.below(80))).await;
+            for partition in &partitions {
+                let mine = (member.as_str(), joined.generation_id);
+                commit(world, connection, mine, *partition, Expected::Taken).await?;
+                if world.chance(4) {
+                    let topic = TOPICS[0].0;
+                    committer::fetch(world, connection, GROUP, topic, *partition).await?;
+                }
+            }
             if heartbeat(world, connection, &joined).await? != 0 {
                 break;
             }
@@ -52,9 +75,47 @@ async fn serve(world: &World, connection: &mut Connection) -> io::Result<()> {
         if world.chance(4) {
             leave(world, connection, &member).await?;
             member.clear();
+            before = None;
         }
     }
     Ok(())
+}
+
+/// What becomes of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// It may be in force from now on.
+    Taken,
+    /// It must not.
+    Refused,
+}
+
+/// Commits the next number for a partition, as a member of a generation; the error code.
+async fn commit(
+    world: &World,
+    connection: &mut Connection,
+    as_of: (&str, i32),
+    partition: i32,
+    expected: Expected,
+) -> io::Result<i16> {
+    let (offset, life) = (world.next_number(), world.life.get());
+    if expected == Expected::Taken {
+        world.with_offsets(GROUP, |offsets| offsets.on_send(partition, offset, life));
+    }
+    let request = committer::commit_request(GROUP, as_of, TOPICS[0].0, partition, offset);
+    let response = connection.call(&request, 8).await?;
+    world.count(match expected {
+        Expected::Taken => "committed by a member",
+        Expected::Refused => "committed of an earlier generation",
+    });
+    let found = response.topics.first().and_then(|t| t.partitions.first());
+    let code = found.ok_or(io::ErrorKind::InvalidData)?.error_code;
+    world.with_offsets(GROUP, |offsets| match code {
+        0 if expected == Expected::Taken => offsets.on_answered(partition, offset),
+        ILLEGAL_GENERATION | UNKNOWN_MEMBER => offsets.on_refused(partition, offset),
+        _ => {}
+    });
+    Ok(code)
 }
 
 fn text(text: &str) -> StrBytes {

@@ -34,6 +34,8 @@ pub(crate) struct Batch {
     pub(crate) first: RecordId,
     pub(crate) count: u32,
     pub(crate) codec: Codec,
+    /// When its records were made, as the clock said then.
+    pub(crate) sent_ms: i64,
 }
 
 impl Batch {
@@ -49,7 +51,7 @@ impl Batch {
                 number: self.first.number + n,
                 ..self.first
             };
-            builder.push(rt::unix_ms(), None, Some(&id.value()));
+            builder.push(self.sent_ms, None, Some(&id.value()));
         }
         Bytes::from(builder.build())
     }
@@ -114,6 +116,9 @@ impl Producer {
         let mut on_the_way: VecDeque<i32> = VecDeque::new();
         let mut is_first = true;
         while !world.is_over() {
+            if on_the_way.is_empty() {
+                self.send_gap(world, connection).await?;
+            }
             while on_the_way.len() < WINDOW {
                 let sent_before = self.unacknowledged.borrow().get(on_the_way.len()).copied();
                 let batch = match sent_before {
@@ -125,6 +130,11 @@ impl Producer {
                 tracing::debug!(target: "corelog::sim", ?batch, ?identity, "sent");
                 let request = request(&batch, identity);
                 on_the_way.push_back(connection.send(&request, VERSION).await?);
+            }
+            if world.chance(60) {
+                // the next connection repeats what is on the way, while this one may still be read
+                world.tally.borrow_mut().add("sent again unasked", 1);
+                return Ok(());
             }
             let Some(correlation_id) = on_the_way.pop_front() else {
                 continue;
@@ -147,15 +157,44 @@ impl Producer {
             self.unacknowledged.borrow_mut().pop_front();
             world.with(batch.place, |records| {
                 let is_idempotent = is_idempotent(self.number);
-                records.on_acknowledged(batch.first, batch.count, base, is_idempotent);
+                let told = (base, batch.sent_ms);
+                records.on_acknowledged(batch.first, batch.count, told, is_idempotent);
             });
         }
         Ok(())
     }
 
+    /// Nothing is on the way: sends records behind some that are missing, which must be refused.
+    async fn send_gap(&self, world: &World, connection: &mut Connection) -> io::Result<()> {
+        let place = world.pick(&Place::lasting());
+        let next = self.next.borrow().get(&place).copied().unwrap_or(0);
+        let is_free = self.unacknowledged.borrow().is_empty();
+        if !is_idempotent(self.number) || !is_free || next == 0 || !world.chance(3) {
+            return Ok(());
+        }
+        let batch = Batch {
+            place,
+            first: RecordId {
+                producer: self.number,
+                number: next + 1 + u32::try_from(world.below(6)).expect("small"),
+            },
+            count: 1,
+            codec: Codec::None,
+            sent_ms: rt::unix_ms(),
+        };
+        let request = request(&batch, self.identity.get());
+        let (code, base) = outcome(&connection.call(&request, VERSION).await?);
+        world.count("sequence gap sent");
+        assert_ne!(
+            code, 0,
+            "[gap-refused] {batch:?} is taken at {base}, and {next} is the next of its producer"
+        );
+        Ok(())
+    }
+
     fn next_batch(&self, world: &World) -> Batch {
         let place = world.pick(&Place::all());
-        let count = 1 + u32::try_from(world.below(4)).expect("small");
+        let count = 1 + u32::try_from(world.below(6)).expect("small");
         let mut next = self.next.borrow_mut();
         let next = next.entry(place).or_default();
         let batch = Batch {
@@ -166,6 +205,7 @@ impl Producer {
             },
             count,
             codec: world.pick(&[Codec::None, Codec::None, Codec::None, Codec::Lz4]),
+            sent_ms: rt::unix_ms(),
         };
         *next += count;
         world.with(place, |records| records.on_send(batch.first, count));
