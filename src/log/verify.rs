@@ -658,7 +658,7 @@ mod tests {
             let (mut position, mut offset) = (0, BASE);
             for one in &whole.damaged {
                 prop_assert!(one.position >= position && one.end >= one.position, "{:?}", whole);
-                // where offsets may be missing, a larger base offset passes, up to the segment's end
+                // where offsets may be missing, a larger base offset passes, up to the end
                 let is_some = one.next > one.from || !is_dense && one.next == one.from;
                 prop_assert!(one.from >= offset && is_some, "{:?}", whole);
                 (position, offset) = (one.end, one.next);
