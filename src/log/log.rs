@@ -629,16 +629,22 @@ impl Log {
     /// are not needed any more; none when there is nothing, when it is above `bytes_max`, or when a
     /// rolled segment waits for its destaging. After it was queued: `on_carried`.
     pub fn carry(&self, bytes_max: usize) -> Option<Entry> {
+        let fits = self.carry_bytes() <= bytes_max;
         let state = self.state.borrow();
-        let segment = state.active();
         let start = align_down(state.destaged.destaged_position);
-        let bytes = segment.end_position.saturating_sub(start);
-        let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= bytes_max);
         let is_idle = self.tail.borrow().pinned_entry().is_none();
         if state.open.len() > 1 || state.is_truncating || !fits || is_idle {
             return None;
         }
         Some(self.carry_entry(&state, start))
+    }
+
+    /// How long the payload of that entry would be.
+    pub fn carry_bytes(&self) -> usize {
+        let state = self.state.borrow();
+        let start = align_down(state.destaged.destaged_position);
+        let bytes = state.active().end_position.saturating_sub(start);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
     pub(super) fn carry_entry(&self, state: &State, start: FilePosition) -> Entry {

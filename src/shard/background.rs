@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, FutureExt, select};
 
 use crate::journal::checkpoint::PartitionCheckpoint;
 use crate::journal::error::JournalError;
@@ -309,8 +309,9 @@ async fn take_turn(
     Ok(round)
 }
 
-/// Journals the few bytes that pin old ring space again, if a checkpoint would free any by it.
-/// Room is reserved before the bytes are taken, so that nothing comes between them and the queue.
+/// Journals the few bytes that pin old ring space again, if a checkpoint would free any by it; or
+/// destages what fills whole blocks, when they are not few or there is no room for them. Room is
+/// reserved before the bytes are taken, so that nothing comes between them and the queue.
 async fn carry(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<bool, Error> {
     let is_carried = |pinned| {
         shard
@@ -322,19 +323,27 @@ async fn carry(shard: &Rc<Shard>, partition: &Rc<Partition>) -> Result<bool, Err
     if partition.log().undestaged_entry().is_some_and(is_carried) {
         return Ok(false);
     }
-    let size_max = usize::try_from(CARRY_BYTES_MAX).unwrap_or(usize::MAX);
-    let reservation = shard.journal.reserve_control(size_max).await?;
-    if let Some(entry) = partition.log().carry(size_max) {
-        let position = shard
-            .journal
-            .enqueue(reservation, partition.owner(), entry)?;
-        partition.log().on_carried(position);
-        let first = shard.changed.carried.get().unwrap_or(position);
-        shard.changed.carried.set(Some(first));
-        shard.changed.last_carry.set(Some(position));
-        return Ok(true);
+    // No more than it takes, and without waiting: in a full ring the room for control entries is
+    // all there is, and what this log pins may be what a checkpoint has to free for it.
+    let size = partition.log().carry_bytes();
+    let is_small = u64::try_from(size).is_ok_and(|size| size <= CARRY_BYTES_MAX);
+    let reserve = is_small.then(|| shard.journal.reserve_control(size));
+    match reserve.and_then(FutureExt::now_or_never) {
+        Some(reservation) => {
+            let reservation = reservation?;
+            if let Some(entry) = partition.log().carry(size) {
+                let position = shard
+                    .journal
+                    .enqueue(reservation, partition.owner(), entry)?;
+                partition.log().on_carried(position);
+                let first = shard.changed.carried.get().unwrap_or(position);
+                shard.changed.carried.set(Some(first));
+                shard.changed.last_carry.set(Some(position));
+                return Ok(true);
+            }
+        }
+        None => shard.changed.checkpoint_due.notify_one(),
     }
-    drop(reservation);
     match partition.log().destage().await {
         Ok(done) => Ok(done.written_bytes > 0),
         Err(_) if partition.is_gone() => Ok(false),

@@ -208,7 +208,7 @@ fn shard_settings(config: &BrokerConfig, sizes: (u64, u64)) -> ShardSettings {
         journal_present_bytes: 0,
     };
     let mut settings = resolve(config, &machine).expect("enough of everything");
-    settings.journal_bytes = 1 << 20; // less, and the room for carried bytes is too small
+    settings.journal_bytes = 1 << 20; // it wraps often, and is often full
     (settings.commit_bytes, settings.destage_bytes) = sizes;
     settings.offsets_log_bytes_min = 16 << 10;
     settings
